@@ -1,0 +1,248 @@
+"""The protocols between rooms: what each offers at its door, and nothing about how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from askesis.types.messages import Message, Thinking, ToolCall, ToolSpec
+from askesis.types.tokens import Completion, Sampling, ThinkingLimit, TokenIds
+from askesis.types.traces import Finding, Limits, Outcome, Reward, Split, Task, Trace
+
+
+class Engine(Protocol):
+    """Token in, token out."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together."""
+        ...
+
+    async def generate(self, token_ids: TokenIds, sampling: Sampling, *, session: str | None = None) -> Completion:
+        """Sample a continuation of `token_ids` [n]. Requests of one `session` may reuse each other's KV cache."""
+        ...
+
+    async def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
+        """Sample under `weights` from now on, and say so in `Completion.policy_versions`. Empty: already in place."""
+        ...
+
+    def release(self, session: str) -> None:
+        """Forget what is cached for `session`; unknown sessions are no error."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; requests in flight get an `EngineError`."""
+        ...
+
+
+class Renderer(Protocol):
+    """Messages to tokens and back, for one model family and one tokenizer."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an assistant's turn."""
+        ...
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        thinking: Thinking | None = None,
+        generate: bool = True,
+    ) -> TokenIds:
+        """The whole conversation as the family's template writes it, with a generation prompt if `generate`."""
+        ...
+
+    def extend(
+        self, tokens: TokenIds, messages: Sequence[Message], *, thinking: Thinking | None = None, generate: bool = True
+    ) -> TokenIds:
+        """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders."""
+        ...
+
+    def parse(self, tokens: TokenIds, *, thinking: Thinking | None = None) -> Message:
+        """A sampled completion as a message; calls inside reasoning are reasoning, bad calls are `failures`."""
+        ...
+
+    def thinking_limit(self, thinking: Thinking) -> ThinkingLimit | None:
+        """The budget in this vocabulary's ids; None where thinking is off or unbounded."""
+        ...
+
+    def thinking_tokens(self, tokens: TokenIds) -> int:
+        """How many of a completion's tokens were thought: those between the think tags, tags not counted."""
+        ...
+
+    def decode(self, tokens: TokenIds) -> str:
+        """The text of `tokens`, special tokens included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """Bounds of one run in a sandbox. wall_s and cpu_s in seconds, memory and file size and output in bytes."""
+
+    wall_s: float = 10.0
+    cpu_s: float = 10.0
+    memory: int = 512 * 2**20
+    processes: int = 32
+    file_size: int = 16 * 2**20
+    output: int = 64 * 2**10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a program in a sandbox did. `ended`: it exited by itself, or which limit stopped it.
+
+    exit_code: of the program, negative for a signal. stdout and stderr are cut at the output limit (`truncated`).
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    ended: Literal["exit", "wall", "cpu", "memory", "killed"] = "exit"
+    truncated: bool = False
+    wall_s: float = 0.0
+
+
+class Sandbox(Protocol):
+    """An isolated working tree with processes. Paths are relative to the working tree. Raises `SandboxError`."""
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limits: RunLimits | None = None) -> RunResult:
+        """Run a program in the working tree and wait for it and all its children."""
+        ...
+
+    async def python(
+        self, code: str, *, argv: Sequence[str] = (), stdin: bytes = b"", limits: RunLimits | None = None
+    ) -> RunResult:
+        """Run Python source as `__main__` in the working tree: CPython, isolated mode, forked from a warm worker."""
+        ...
+
+    async def read(self, path: str) -> bytes:
+        """The content of a file; `FileNotFoundError` where there is none."""
+        ...
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Make or replace a file, and the folders above it."""
+        ...
+
+    async def close(self) -> None:
+        """Kill everything that runs in it and delete its tree. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool call gave. `end`: the episode ends here, with this outcome."""
+
+    text: str
+    error: bool = False
+    end: Outcome | None = None
+
+
+class Session(Protocol):
+    """An agent's view of one episode. It never sees an engine."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def tools(self) -> Sequence[ToolSpec]: ...
+
+    @property
+    def thinking(self) -> Thinking: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation of the current branch."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether a tool, the environment or a limit has ended the episode."""
+        ...
+
+    def add(self, *messages: Message) -> None:
+        """Append messages that were not sampled; they become tokens at the next turn."""
+        ...
+
+    async def turn(self, *, thinking: Thinking | None = None) -> Message:
+        """Let the policy speak once; the message is already part of the conversation."""
+        ...
+
+    async def call(self, calls: Sequence[ToolCall]) -> list[Message]:
+        """Run tool calls in order and return their results as messages, already part of the conversation."""
+        ...
+
+
+class Tool(Protocol):
+    """Something an agent can call. Arguments were checked against `spec.parameters` before."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult: ...
+
+
+@runtime_checkable
+class State(Protocol):
+    """What `Env.setup` made for one episode. Environments put their own fields on it."""
+
+    async def close(self) -> None:
+        """Free everything. Idempotent."""
+        ...
+
+
+class Env(Protocol):
+    """A task environment. One object serves many episodes at once; each episode has its own state."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
+        """Deterministic in (split, seed, limit); no task is in two splits."""
+        ...
+
+    async def setup(self, task: Task) -> State:
+        """Prepare one episode. Raises `EnvError` if the task cannot be set up."""
+        ...
+
+    def tools(self, task: Task, state: State) -> Sequence[Tool]:
+        """The tools of this episode."""
+        ...
+
+    async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
+        """Judge what the agent left, out of its reach. Called once, after the last turn. Raises `VerifierError`."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the environment holds for all episodes."""
+        ...
+
+
+class Policy(Protocol):
+    """A scripted actor (oracle, demonstrator, guesser): stands where a model would, for one episode."""
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        """The next assistant message, given the conversation so far."""
+        ...
+
+
+class Agent(Protocol):
+    """A harness: how a policy meets a task. `name` carries its version (`solo@1`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def run(self, session: Session) -> None:
+        """Play one episode until the session has ended or the policy stops calling tools."""
+        ...
+
+
+class Monitor(Protocol):
+    """Watches finished traces during training."""
+
+    def observe(self, trace: Trace) -> Sequence[Finding]: ...
