@@ -176,7 +176,7 @@ class Trace:
         return paths
 
     def sequences(self) -> list[tuple[TokenIds, Mask, Floats, Versions]]:
-        """Each branch as (token_ids, mask, logprobs, versions); a sampled node is masked in at its first branch only."""
+        """Each branch as (token_ids, mask, logprobs, versions); a sampled node is masked in at its first branch only"""
         seen: set[int] = set()
         out = []
         for path in self.branches():
