@@ -1,0 +1,46 @@
+# Two commands matter: `make train` and `make test`. Each sets up what it needs on a fresh machine.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d' ' -f1)
+RECIPE ?= repair
+
+.PHONY: train test test-full bench setup sandbox lint clean
+
+train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
+	$(BIN)/askesis train $(RECIPE)
+
+test: setup lint  ## everything that is quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not gpu"
+
+test-full: setup lint  ## and the soaks, kills and long comparisons
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## make bench NAME=sandbox
+	$(BIN)/python -m bench $(NAME) --json
+
+setup: sandbox $(STAMP)
+
+$(STAMP):
+	@if [ -z "$(PYTHON)" ]; then echo "Askesis needs Python 3.11 or newer; none was found on PATH." >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/.ready-*
+	touch $(STAMP)
+
+# The sandbox is bubblewrap and nothing weaker: install it where that is possible, else say exactly what to run.
+sandbox:
+	@[ "$$(uname -s)" = Linux ] || { echo "Askesis runs on Linux (its sandbox is bubblewrap); this is $$(uname -s)." >&2; exit 1; }
+	@command -v bwrap >/dev/null || bash scripts/install-bubblewrap
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
