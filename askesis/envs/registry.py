@@ -1,0 +1,66 @@
+"""From a name to an environment: `repair`, `path/to/file.py:Class` or `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from askesis.types import ConfigError, Env, nearest
+
+BUILT_IN = {"repair": "askesis.envs.repair:Repair"}
+
+
+def load_env(name: str, **options: Any) -> Env:
+    """Make the environment `name` with its `options`.
+
+    Raises `ConfigError` with what was looked for, and the nearest known name, if there is none such or an option
+    does not fit.
+    """
+    target = BUILT_IN.get(name, name)
+    place, colon, attribute = target.partition(":")
+    if not colon or not place or not attribute:
+        known = ", ".join(BUILT_IN)
+        raise ConfigError(
+            f"no environment {name!r}{nearest(name, BUILT_IN)}: expected a built-in name ({known}), "
+            "'path/to/file.py:Class' or 'package.module:Class'"
+        )
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place, name)
+    try:
+        factory = getattr(module, attribute)
+    except AttributeError:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise ConfigError(f"environment {name!r}: {place} has no {attribute!r}{nearest(attribute, public)}") from None
+    try:
+        env: Env = factory(**options)
+    except TypeError as error:
+        raise ConfigError(f"environment {name!r}: options {sorted(options)} do not fit: {error}") from error
+    missing = [m for m in ("name", "tasks", "setup", "tools", "verify", "close") if not hasattr(env, m)]
+    if missing:
+        raise ConfigError(f"environment {name!r}: {attribute} lacks {', '.join(missing)}; see docs/environments.md")
+    return env
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"no environment file {path} (looked in {Path.cwd()})")
+    spec = importlib.util.spec_from_file_location(f"askesis_env_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file that can be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path} failed to import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_package(place: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigError(f"environment {name!r}: cannot import {place}: {error}") from error

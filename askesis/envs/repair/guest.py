@@ -1,0 +1,94 @@
+"""The two programs that run inside the sandbox: the visible tests, and the calls of the hidden ones.
+
+They are text, sent as source; nothing here is imported by the guest. Both take their cases as JSON on standard input.
+"""
+
+from __future__ import annotations
+
+VISIBLE_TESTS = r'''
+import io, json, sys
+
+def last_line(error):
+    """What CPython itself prints last for `error`, its suggestions included, and where in the file it arose."""
+    stderr, sys.stderr = sys.stderr, io.StringIO()
+    try:
+        sys.__excepthook__(type(error), error, error.__traceback__)
+        text = sys.stderr.getvalue().strip().splitlines()[-1]
+    finally:
+        sys.stderr = stderr
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "solution.py":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: {text}" if line else text
+
+def show(value):
+    return repr(value) if not isinstance(value, str) else value
+
+def main():
+    tests = json.load(sys.stdin)
+    try:
+        with open("solution.py", encoding="utf-8") as file:
+            scope = {"__name__": "solution"}
+            exec(compile(file.read(), "solution.py", "exec"), scope)
+    except Exception as error:
+        print("FAIL import\n" + last_line(error))
+        return
+    for test in tests:
+        lines, failed = [], False
+        for arguments, want in test["cases"]:
+            call = f"{test['name']}({', '.join(map(repr, arguments))})"
+            want = tuple(want) if isinstance(want, list) else want
+            try:
+                got = scope[test["name"]](*arguments)
+            except Exception as error:
+                print(f"FAIL {test['name']}\n{last_line(error)}")
+                return
+            failed = failed or got != want or type(got) is not type(want)
+            lines.append(f"{call} is {show(got)}, want {show(want)}")
+        if failed:
+            print(f"FAIL {test['name']}\n" + "\n".join(lines))
+            return
+    print(f"OK {len(tests)} pass")
+
+main()
+'''
+
+HIDDEN_CALLS = r"""
+import json, sys
+
+def plain(value):
+    if isinstance(value, bool) or value is None:
+        return ["constant", value]
+    if isinstance(value, int):
+        return ["int", str(value)]
+    if isinstance(value, tuple):
+        return ["tuple", [plain(item) for item in value]]
+    return ["other", type(value).__name__]
+
+def main():
+    calls = json.load(sys.stdin)
+    with open("solution.py", encoding="utf-8") as file:
+        scope = {"__name__": "solution"}
+        exec(compile(file.read(), "solution.py", "exec"), scope)
+    for name, arguments in calls:
+        try:
+            value = plain(scope[name](*arguments))
+        except BaseException as error:
+            value = ["error", type(error).__name__]
+        print(json.dumps(value))
+
+main()
+"""
+
+
+def plain(value: object) -> list[object]:
+    """A value as the hidden calls print it: type-tagged plain data, so that `True` is not `1` and no `__eq__` runs."""
+    if isinstance(value, bool) or value is None:
+        return ["constant", value]
+    if isinstance(value, int):
+        return ["int", str(value)]
+    if isinstance(value, tuple):
+        return ["tuple", [plain(item) for item in value]]
+    return ["other", type(value).__name__]

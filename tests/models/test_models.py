@@ -1,0 +1,161 @@
+"""Models at their door: transformers' logits, exact counts, checkpoints both ways."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from askesis.models import (
+    SIZES,
+    ModelConfig,
+    build,
+    count_parameters,
+    fingerprint,
+    load_balancing_loss,
+    load_checkpoint,
+    save_checkpoint,
+)
+from askesis.types import CheckpointError
+
+# arXiv 2505.09388 and the published checkpoints: total and non-embedding parameters; active in billions
+PUBLISHED = {
+    "0.6B": (596_049_920, 440_467_456, None),
+    "1.7B": (1_720_574_976, 1_409_410_048, None),
+    "4B": (4_022_468_096, 3_633_511_936, None),
+    "8B": (8_190_735_360, 6_946_075_648, None),
+    "14B": (14_768_307_200, 13_212_482_560, None),
+    "32B": (32_762_123_264, 31_206_298_624, None),
+    "30B-A3B": (30_532_122_624, None, 3.35),
+    "235B-A22B": (235_093_634_560, None, 22.19),
+}
+DENSE = {"vocab_size": 101, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16}
+DENSE |= {"num_key_value_heads": 2, "intermediate_size": 80, "max_position_embeddings": 256}
+MOE = DENSE | {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_eight_sizes_have_the_published_parameters(size):
+    total, body, active = PUBLISHED[size]
+    counts = count_parameters(SIZES[size])
+    with torch.device("meta"):
+        model = build(SIZES[size], device="meta")
+    assert sum(p.numel() for p in model.parameters()) == counts.total == total
+    assert body is None or counts.non_embedding == body
+    assert active is None or round(counts.active / 1e9, 2) == active
+
+
+def theirs(moe: bool, **options):
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    torch.manual_seed(0)
+    if moe:
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**(MOE | {"rope_parameters": rope} | options)))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**(DENSE | {"rope_parameters": rope} | options)))
+    for parameter in model.parameters():  # norms at one would hide a misplaced norm
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("moe", [False, True])
+def test_logits_and_checkpoints_agree_with_transformers_both_ways(tmp_path, moe, shards, tied):
+    reference = theirs(moe, tie_word_embeddings=tied)
+    size = sum(p.nbytes for p in reference.parameters()) // shards + 1
+    reference.save_pretrained(tmp_path / "theirs", max_shard_size=size if shards > 1 else "5GB")
+    ours, config = load_checkpoint(tmp_path / "theirs")
+    assert config.is_moe == moe and config.tie_word_embeddings == tied
+    tokens = torch.randint(0, 101, (2, 37))
+    with torch.no_grad():
+        want = reference(tokens).logits
+        torch.testing.assert_close(ours.logits(ours(tokens)), want, atol=1e-4, rtol=0)
+        save_checkpoint(ours, tmp_path / "ours", max_shard_bytes=size)
+        assert len(list((tmp_path / "ours").glob("*.safetensors"))) >= shards
+        back = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+        torch.testing.assert_close(back(tokens).logits, want, atol=1e-4, rtol=0)
+    again, _ = load_checkpoint(tmp_path / "ours")
+    assert fingerprint(again) == fingerprint(ours)
+
+
+def test_yarn_stretches_as_in_transformers(tmp_path):
+    theirs(False, rope_parameters=YARN).save_pretrained(tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ours, config = load_checkpoint(tmp_path)
+    assert config.yarn_factor == 4.0
+    tokens = torch.randint(0, 101, (1, 200))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), reference(tokens).logits, atol=1e-4, rtol=0)
+
+
+def test_explicit_positions_and_a_foreign_attention_give_the_same():
+    config = ModelConfig(**DENSE)
+    model = build(config)
+    model.initialise(0)
+    tokens = torch.randint(0, 101, (1, 20))
+    model.rotary.reserve(64, model.model.embed_tokens.weight)
+    layers = []
+
+    def attention(layer, q, k, v):
+        layers.append(layer)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    shifted = model(tokens, positions=torch.arange(20)[None] + 7, attention=attention)
+    torch.testing.assert_close(shifted, model(tokens), atol=1e-5, rtol=1e-4)  # rotary attention is relative
+    assert layers == [0, 1, 2]
+
+
+def test_every_expert_and_the_router_get_gradient_and_balance_is_one_when_even():
+    model = build(ModelConfig(**MOE))
+    model.initialise(0)
+    model.logits(model(torch.randint(0, 101, (4, 64)))).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert 0.9 < load_balancing_loss(model).item() < 1.5
+
+
+def test_bfloat16_round_trip(tmp_path):
+    model = build(ModelConfig(**DENSE), dtype=torch.bfloat16)
+    model.initialise(3)
+    save_checkpoint(model, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["dtype"] == "bfloat16"
+    again, _ = load_checkpoint(tmp_path / "c", dtype=torch.bfloat16)
+    assert fingerprint(again) == fingerprint(model)
+
+
+def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "nowhere")
+    model = build(ModelConfig(**DENSE))
+    good = tmp_path / "good"
+    save_checkpoint(model, good, max_shard_bytes=20_000)
+
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(good, folder)
+        change(folder)
+        return folder
+
+    def edit(**changes):
+        def change(folder):
+            path = folder / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+        return change
+
+    cases = {
+        "is missing": lambda f: sorted(f.glob("*.safetensors"))[0].unlink(),
+        "no readable safetensors": lambda f: sorted(f.glob("*.safetensors"))[0].write_bytes(b"\x00" * 64),
+        "not JSON": lambda f: (f / "config.json").write_text("{"),
+        "did you mean 'Qwen3ForCausalLM'": edit(architectures=["Qwen2ForCausalLM"]),
+        "expected \\[202, 48\\]": edit(vocab_size=202),
+        "tensors are missing": edit(num_hidden_layers=4),
+        "unexpected tensor": edit(num_hidden_layers=2),
+        "do not divide": edit(num_key_value_heads=3),
+    }
+    for number, (message, change) in enumerate(cases.items()):
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(broken(f"case{number}", change))
