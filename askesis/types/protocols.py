@@ -61,6 +61,10 @@ class Renderer(Protocol):
         """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders."""
         ...
 
+    def render_completion(self, message: Message, *, thinking: Thinking | None = None) -> TokenIds:
+        """The tokens that a model would have sampled to say `message` from the generation prompt."""
+        ...
+
     def parse(self, tokens: TokenIds, *, thinking: Thinking | None = None) -> Message:
         """A sampled completion as a message; calls inside reasoning are reasoning, bad calls are `failures`."""
         ...
