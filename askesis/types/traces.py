@@ -14,7 +14,7 @@ from askesis.types.messages import Message, Thinking
 from askesis.types.tokens import Floats, Mask, TokenIds, Versions
 
 Split = Literal["train", "heldout"]
-EndedBy = Literal["policy", "limit", "environment", "tool", "sandbox", "verifier", "engine", "cancelled"]
+EndedBy = Literal["policy", "limit", "environment", "tool", "sandbox", "verifier", "engine", "agent", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class Limits:
     """Bounds of one episode. None means no bound of its own (the engine's context always bounds tokens).
 
     max_turns: assistant messages. max_tokens: sampled and forced tokens of all turns together.
-    max_turn_tokens: of one turn. wall_s: seconds from set-up to the last turn. tool_s: seconds of one tool call.
+    max_turn_tokens: of one turn. wall_s: seconds from set-up to the last turn, without those in which the policy
+    waited for the engine. tool_s: seconds of one tool call.
     """
 
     max_turns: int = 16
@@ -55,7 +56,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Who ended an episode, and how. `reason` is a short stable word (`submitted`, `max_turns`, `timeout`, ...)."""
+    """Who ended an episode, and how. `reason` is a short stable word (`submitted`, `max_turns`, `timeout`, ...).
+
+    by: `agent` is the harness itself failing, `cancelled` a rollout that was shut down; both are infrastructure.
+    """
 
     by: EndedBy
     reason: str

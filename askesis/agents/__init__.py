@@ -1,0 +1,6 @@
+"""Harnesses: how a policy meets a task. Each is a named, versioned value, so that two can be compared."""
+
+from askesis.agents.registry import AGENTS, load_agent
+from askesis.agents.solo import SoloAgent
+
+__all__ = ["AGENTS", "SoloAgent", "load_agent"]

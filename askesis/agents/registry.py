@@ -1,0 +1,31 @@
+"""From a name to a harness: `solo` is its newest version, `solo@1` exactly that one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from askesis.agents.solo import SoloAgent
+from askesis.types import Agent, ConfigError, nearest
+
+AGENTS: Mapping[str, Callable[..., Agent]] = {"solo@1": SoloAgent}
+
+
+def load_agent(name: str = "solo@1", **options: Any) -> Agent:
+    """Make the harness `name` with its `options`.
+
+    Raises `ConfigError`, with the nearest known name, if there is none such or an option does not fit.
+    """
+    newest = {known.partition("@")[0]: known for known in sorted(AGENTS, key=_version)}
+    factory = AGENTS.get(newest.get(name, name))
+    if factory is None:
+        known = [*newest, *AGENTS]
+        raise ConfigError(f"no agent {name!r}{nearest(name, known)}: expected one of {', '.join(AGENTS)}")
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ConfigError(f"agent {name!r}: options {sorted(options)} do not fit: {error}") from error
+
+
+def _version(name: str) -> int:
+    return int(name.partition("@")[2])

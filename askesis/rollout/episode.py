@@ -1,0 +1,204 @@
+"""One episode, start to end: set up, let the agent play, verify, pay, close. A bad rollout is data, not a crash.
+
+Invariant: a started episode gives exactly one `Trace`, whatever fails; and its state is closed, its engine session
+released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from askesis.rollout.bounded import bounded, finished
+from askesis.rollout.costs import Costs
+from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter
+from askesis.rollout.speakers import EpisodeSpec, Speaker, Speakers
+from askesis.types import (
+    Agent,
+    ConfigError,
+    Env,
+    EnvError,
+    Outcome,
+    Renderer,
+    Reward,
+    SandboxError,
+    State,
+    Timing,
+    Trace,
+    VerifierError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What every episode of a run is played with."""
+
+    speakers: Speakers
+    renderer: Renderer
+    env: Env
+    agent: Agent
+    options: EpisodeOptions = field(default_factory=EpisodeOptions)
+    costs: Costs = field(default_factory=Costs)
+    meter: Meter = field(default_factory=Meter)
+
+
+async def run_episode(spec: EpisodeSpec, stage: Stage) -> Trace:
+    """Play one attempt at one episode. Raises nothing.
+
+    Run it in a task of its own: cancelling that task makes it close up and return a trace with outcome `cancelled`.
+    """
+    episode = _Episode(spec=spec, stage=stage)
+    try:
+        await episode.play()
+    except asyncio.CancelledError:
+        episode.outcome, episode.rewards = Outcome(by="cancelled", reason="cancelled"), ()
+    except Exception as error:  # ours to repair, but no reason to lose the episode or the run
+        episode.outcome, episode.rewards = Outcome(by="engine", reason="internal", detail=repr(error)), ()
+    await episode.close()
+    return episode.trace()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Episode:
+    spec: EpisodeSpec
+    stage: Stage
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    outcome: Outcome = field(default_factory=lambda: Outcome(by="cancelled", reason="cancelled"))
+    rewards: tuple[Reward, ...] = ()
+    session: EpisodeSession | None = None
+    speaker: Speaker | None = None
+    state: State | None = None
+    begun: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    setup_s: float = 0.0
+    verify_s: float = 0.0
+    closed: bool = False
+
+    async def play(self) -> None:
+        clock = asyncio.get_running_loop().time
+        failure = await self._set_up()
+        self.setup_s = clock() - self.begun
+        if failure is not None:
+            self.outcome = failure
+            return
+        await self._act()
+        if not self.outcome.learnable:
+            return
+        begun = clock()
+        await self._verify()
+        self.verify_s = clock() - begun
+
+    async def _set_up(self) -> Outcome | None:
+        """Make state, speaker and session; what went wrong, or None."""
+        spec, stage = self.spec, self.stage
+        try:
+            await bounded(self._keep_state(), stage.options.setup_s)
+            assert self.state is not None
+            tools = stage.env.tools(spec.task, self.state)
+            self.speaker = stage.speakers.open(spec, self.id)
+            self.session = EpisodeSession(
+                spec=spec,
+                speaker=self.speaker,
+                renderer=stage.renderer,
+                toolset=tools,
+                options=stage.options,
+                clock=asyncio.get_running_loop().time,
+                meter=stage.meter,
+            )
+        except (EnvError, ConfigError) as error:
+            return Outcome(by="environment", reason="setup", detail=str(error))
+        except SandboxError as error:
+            return Outcome(by="sandbox", reason="setup", detail=str(error))
+        except TimeoutError as error:
+            return Outcome(by="environment", reason="setup_timeout", detail=str(error))
+        except Exception as error:
+            return Outcome(by="environment", reason="setup", detail=f"{type(error).__name__}: {error}")
+        return None
+
+    async def _keep_state(self) -> None:
+        """Set up. A state that comes when nobody waits for it any more is closed at once."""
+        state = await self.stage.env.setup(self.spec.task)
+        if self.closed:
+            await state.close()
+        else:
+            self.state = state
+
+    async def _act(self) -> None:
+        session = self.session
+        assert session is not None
+        try:
+            await self.stage.agent.run(session)
+        except EpisodeEnded:
+            pass
+        except Exception as error:
+            failure = Outcome(by="agent", reason="error", detail=f"{type(error).__name__}: {error}")
+            session.outcome = session.outcome or failure
+        self.outcome = session.conclude()
+
+    async def _verify(self) -> None:
+        """Have the environment judge, and charge the costs. Any failure makes the verifier the one who ended it."""
+        stage, played = self.stage, self.trace()
+        assert self.state is not None
+        try:
+            verdict = await bounded(_verdict(stage.env, played, self.state), stage.options.verify_s)
+            for term in verdict:
+                if not math.isfinite(term.value * term.weight):
+                    raise VerifierError(
+                        f"reward {term.name!r} is {term.value} x {term.weight}, expected finite numbers"
+                    )
+            costs = stage.costs.terms(verdict, thinking_tokens=played.thinking_tokens, turns=played.turns)
+            self.rewards = (*verdict, *costs)
+        except Exception as error:
+            reason = "timeout" if isinstance(error, TimeoutError) else "error"
+            ended = f"{self.outcome.by}, {self.outcome.reason}"
+            detail = f"{type(error).__name__}: {error} (the episode itself had ended by {ended})"
+            self.outcome = Outcome(by="verifier", reason=reason, detail=detail)
+
+    async def close(self) -> None:
+        """Release and close what there is; never fails, and finishes even while being cancelled."""
+        if self.outcome.by == "cancelled" and self.session is not None:
+            self.session.outcome = self.outcome
+            self.outcome = self.session.conclude()
+        self.closed = True
+        await finished(
+            self._release(), self.stage.options.close_s, f"closing episode {self.id} of task {self.spec.task.id}"
+        )
+
+    async def _release(self) -> None:
+        try:
+            if self.speaker is not None:
+                self.speaker.close()
+        finally:
+            if self.state is not None:
+                await self.state.close()
+
+    def trace(self) -> Trace:
+        """The episode as it stands."""
+        spec, session = self.spec, self.session
+        return Trace(
+            id=self.id,
+            task=spec.task,
+            harness=self.stage.agent.name,
+            nodes=tuple(session.record.nodes) if session is not None else (),
+            rewards=self.rewards,
+            outcome=self.outcome,
+            timing=Timing(
+                setup_s=self.setup_s,
+                engine_s=session.engine_s if session is not None else 0.0,
+                tool_s=session.tool_s if session is not None else 0.0,
+                verify_s=self.verify_s,
+                total_s=asyncio.get_running_loop().time() - self.begun,
+            ),
+            thinking=spec.thinking,
+            tool_events=tuple(session.events) if session is not None else (),
+            seed=spec.seed,
+            attempt=spec.attempt,
+            temperature=self.stage.options.temperature,
+            group=spec.group,
+        )
+
+
+async def _verdict(env: Env, trace: Trace, state: State) -> Sequence[Reward]:
+    return tuple(await env.verify(trace, state))

@@ -1,0 +1,183 @@
+"""The ledger: which prompts were drawn, and what became of each, so that a resumed run can prove that it lost nothing.
+
+A step begins (its draws are entered), its groups are emitted (`TraceStore.add`), and it is committed: every group is
+settled as trained or dropped, and the new version and checkpoint are entered, in one transaction. After a kill,
+`rewind` goes back to the last committed step that has a checkpoint. Along the surviving lineage `check` then finds
+no prompt skipped and none trained twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from askesis.rollout.database import Database, live
+from askesis.types import StoreError
+
+TRAINED = "trained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """A prompt that was drawn. position: its place in the run's stream of prompts, from 0, none left out."""
+
+    position: int
+    group: str
+    task: str
+    mode: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A committed step. version: of the weights after it; checkpoint: its name, if one was written."""
+
+    step: int
+    version: int
+    checkpoint: str | None
+
+
+class Ledger:
+    """Part of a `TraceStore`. Steps count from 1. All methods raise `StoreError` for what contradicts the record."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_step(self, step: int, draws: Iterable[Draw], *, version: int, staleness: int = 0) -> None:
+        """Enter the prompts drawn in `step`, before any of their episodes starts.
+
+        version: of the weights as the step begins. staleness: most versions between a group's oldest token and the
+        weights that are trained on it; 0 is synchronous.
+        """
+        draws, lineage = tuple(draws), self._database.lineage
+        last = self.last_step()
+        expected = 1 if last is None else last.step + 1
+        if step != expected:
+            raise StoreError(f"cannot begin step {step}: after the committed ones comes {expected}")
+        with self._database.transaction(f"begin step {step}") as connection:
+            connection.execute("INSERT INTO steps VALUES (?, ?, ?, ?, NULL, NULL)", (lineage, step, version, staleness))
+            connection.executemany(
+                "INSERT INTO draws VALUES (?, ?, ?, ?, ?, ?)",
+                [(lineage, step, draw.position, draw.group, draw.task, draw.mode) for draw in draws],
+            )
+
+    def commit_step(
+        self,
+        step: int,
+        version: int,
+        *,
+        trained: Sequence[str],
+        dropped: Mapping[str, str] | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Enter, all or nothing, that `step` trained these groups and made `version`.
+
+        dropped: groups that were not trained, with the reason. checkpoint: its name; it must be whole on disk before.
+        """
+        fates = [(group, TRAINED) for group in trained] + list((dropped or {}).items())
+        lineage = self._database.lineage
+        with self._database.transaction(f"commit step {step}") as connection:
+            changed = connection.execute(
+                "UPDATE steps SET version = ?, checkpoint = ? WHERE lineage = ? AND step = ? AND version IS NULL",
+                (version, checkpoint, lineage, step),
+            ).rowcount
+            if changed != 1:
+                raise StoreError(f"cannot commit step {step}: it was not begun, or is committed already")
+            connection.executemany(
+                "INSERT INTO settled VALUES (?, ?, ?, ?)", [(lineage, step, group, fate) for group, fate in fates]
+            )
+
+    def rewind(self, to_step: int) -> None:
+        """Go on from the state after `to_step` (0: from the start). What came later is abandoned, and kept.
+
+        Call it at every resume, with the step of the checkpoint that is loaded. Raises `StoreError` if that step is
+        not committed in the surviving lineage.
+        """
+        if to_step and to_step not in {step.step for step in self.steps()}:
+            raise StoreError(f"cannot rewind to step {to_step}: it is not among the committed steps")
+        lineage = self._database.lineage + 1
+        with self._database.transaction(f"rewind to step {to_step}") as connection:
+            connection.execute("INSERT INTO lineages VALUES (?, ?)", (lineage, to_step))
+        self._database.lineage = lineage
+
+    def steps(self) -> list[Step]:
+        """The committed steps of the surviving lineage."""
+        rows = self._database.all(
+            f"SELECT step, version, checkpoint FROM steps WHERE version IS NOT NULL AND {live('steps')} ORDER BY step"
+        )
+        return [Step(step=step, version=version, checkpoint=checkpoint) for step, version, checkpoint in rows]
+
+    def last_step(self, *, checkpointed: bool = False) -> Step | None:
+        """The last committed step of the surviving lineage; with `checkpointed`, the last that can be resumed from."""
+        steps = [step for step in self.steps() if step.checkpoint is not None or not checkpointed]
+        return steps[-1] if steps else None
+
+    def position(self) -> int:
+        """How many prompts of the stream the surviving lineage has drawn: where the next step draws on."""
+        return int(self._database.all(f"SELECT coalesce(max(position) + 1, 0) FROM draws WHERE {live('draws')}")[0][0])
+
+    def check(self) -> list[str]:
+        """What is wrong along the surviving lineage; empty if nothing is.
+
+        Looks for prompts skipped or drawn twice, groups trained twice, trained without having been drawn or emitted,
+        never settled, or staler than allowed, and for gaps in steps and versions.
+        """
+        return [*self._check_steps(), *self._check_draws(), *self._check_fates(), *self._check_versions()]
+
+    def _check_steps(self) -> Iterable[str]:
+        rows = self._database.all(f"SELECT step, base_version, version FROM steps WHERE {live('steps')} ORDER BY step")
+        made = None
+        for expected, (step, base, version) in enumerate(rows, rows[0][0] if rows else 1):
+            if step != expected:
+                yield f"step {expected} is missing: the next one recorded is {step}"
+                return
+            if made is not None and base != made:
+                yield f"step {step} began with version {base}, but the step before it made {made}"
+            if version is None and step != rows[-1][0]:
+                yield f"step {step} was never committed, though later ones were"
+            if version is not None and version <= base:
+                yield f"step {step} made version {version} out of {base}: versions must grow"
+            made = version
+
+    def _check_draws(self) -> Iterable[str]:
+        rows = self._database.all(f"SELECT position, group_id FROM draws WHERE {live('draws')} ORDER BY position")
+        positions = Counter(position for position, _ in rows)
+        yield from (f"prompt {position} was drawn {n} times" for position, n in positions.items() if n > 1)
+        skipped = set(range(max(positions, default=-1) + 1)) - set(positions)
+        yield from (f"prompt {position} was skipped" for position in sorted(skipped))
+        groups = Counter(group for _, group in rows)
+        yield from (f"group {group} was drawn {n} times" for group, n in groups.items() if n > 1)
+
+    def _check_fates(self) -> Iterable[str]:
+        settled = self._database.all(f"SELECT group_id, fate, step FROM settled WHERE {live('settled')}")
+        drawn = dict(self._database.all(f"SELECT group_id, step FROM draws WHERE {live('draws')}"))
+        emitted = {row[0] for row in self._database.all(f"SELECT group_id FROM emitted WHERE {live('emitted')}")}
+        for group, n in Counter(group for group, _, _ in settled).items():
+            if n > 1:
+                yield f"group {group} was settled {n} times"
+        for group, fate, step in settled:
+            if group not in drawn:
+                yield f"group {group} was {fate} in step {step}, but never drawn"
+            elif fate == TRAINED and group not in emitted:
+                yield f"group {group} was trained in step {step}, but never emitted"
+        fates = {group for group, _, _ in settled}
+        rows = self._database.all(f"SELECT step, staleness FROM steps WHERE version IS NOT NULL AND {live('steps')}")
+        last, staleness = max(rows, default=(0, 0))
+        for group, step in drawn.items():
+            if group not in fates and step <= last - staleness:
+                yield f"group {group} was drawn in step {step} and neither trained nor dropped since"
+
+    def _check_versions(self) -> Iterable[str]:
+        rows = self._database.all(
+            "SELECT settled.group_id, settled.step, steps.base_version, steps.staleness, emitted.oldest, "
+            "emitted.newest FROM settled "
+            "JOIN steps ON steps.lineage = settled.lineage AND steps.step = settled.step "
+            "JOIN emitted ON emitted.group_id = settled.group_id "
+            f"WHERE settled.fate = ? AND {live('settled')} AND {live('emitted')}",
+            (TRAINED,),
+        )
+        for group, step, base, staleness, oldest, newest in rows:
+            if newest is not None and newest > base:
+                yield f"group {group} has tokens of version {newest}, but step {step} trained it into version {base}"
+            if oldest is not None and base - oldest > staleness:
+                yield f"group {group} has tokens of version {oldest}, more than {staleness} older than {base}"

@@ -1,0 +1,127 @@
+"""The token record of one episode: what the engine saw and sampled, in order, and the nodes it is made of.
+
+Invariant: the tokens of the nodes along the branch, joined, are exactly the tokens handed to the engine plus those it
+sampled. Tokens are only ever appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from askesis.types import Completion, EngineError, Message, Node, Sampling, TokenIds
+
+NO_VERSION = -1  # `policy_versions` of tokens that no policy produced
+
+
+class TokenRecord:
+    """Grows by messages that were observed and by completions that were sampled."""
+
+    __slots__ = ("_buffer", "_length", "nodes")
+
+    def __init__(self, capacity: int = 512) -> None:
+        self._buffer = np.empty(capacity, dtype=np.int32)
+        self._length = 0
+        self.nodes: list[Node] = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def tokens(self) -> TokenIds:
+        """All tokens so far, [n]: a read-only view that later growth does not change."""
+        view = self._buffer[: self._length]
+        view.flags.writeable = False
+        return view
+
+    def observe(self, messages: Sequence[Message], tokens: TokenIds, *, at: float) -> None:
+        """Append messages that were not sampled. What was rendered in one piece stands at the last of them."""
+        nothing = np.empty(0, dtype=np.int32)
+        for message in messages[:-1]:
+            self._observed(message, nothing, at)
+        if messages:
+            self._observed(messages[-1], tokens, at)
+        elif len(tokens):
+            self._observed(Message(role="user"), tokens, at)  # a generation prompt alone: two turns in a row
+
+    def _observed(self, message: Message, tokens: TokenIds, at: float) -> None:
+        count = len(tokens)
+        self._append(tokens)
+        self.nodes.append(
+            Node(
+                parent=len(self.nodes) - 1,
+                message=message,
+                sampled=False,
+                token_ids=tokens,
+                mask=np.zeros(count, dtype=np.bool_),
+                logprobs=np.zeros(count, dtype=np.float32),
+                policy_versions=np.full(count, NO_VERSION, dtype=np.int32),
+                started_s=at,
+                ended_s=at,
+            )
+        )
+
+    def sampled(
+        self, message: Message, completion: Completion, *, thinking_tokens: int, started_s: float, ended_s: float
+    ) -> None:
+        """Append a completion (already checked); its forced tokens carry no loss."""
+        self._append(completion.token_ids)
+        self.nodes.append(
+            Node(
+                parent=len(self.nodes) - 1,
+                message=message,
+                sampled=True,
+                token_ids=completion.token_ids,
+                mask=~completion.forced,
+                logprobs=completion.logprobs,
+                policy_versions=completion.policy_versions,
+                finish_reason=completion.finish_reason,
+                started_s=started_s,
+                ended_s=ended_s,
+                thinking_tokens=thinking_tokens,
+                forced_close=bool(completion.forced.any()),
+            )
+        )
+
+    def check(self) -> None:
+        """Raises `EngineError` if the nodes' tokens, joined, are not the tokens that the engine was given."""
+        if not self.nodes:
+            return
+        joined = np.concatenate([node.token_ids for node in self.nodes])
+        if not np.array_equal(joined, self._buffer[: self._length]):
+            raise EngineError(
+                f"token record broken: the nodes hold {len(joined)} tokens, the engine's view {self._length}; "
+                "something changed a token array in place"
+            )
+
+    def _append(self, tokens: TokenIds) -> None:
+        end = self._length + len(tokens)
+        if end > len(self._buffer):
+            grown = np.empty(max(end, 2 * len(self._buffer)), dtype=np.int32)
+            grown[: self._length] = self._buffer[: self._length]
+            self._buffer = grown
+        self._buffer[self._length : end] = tokens
+        self._length = end
+
+
+def check_completion(completion: Completion, sampling: Sampling) -> None:
+    """Raises `EngineError` if a completion cannot be what `sampling` asked for: nothing wrong may reach a record."""
+    count = len(completion.token_ids)
+    shapes = {
+        "logprobs": len(completion.logprobs),
+        "forced": len(completion.forced),
+        "policy_versions": len(completion.policy_versions),
+    }
+    for name, length in shapes.items():
+        if length != count:
+            raise EngineError(f"engine returned {count} tokens but {length} {name}; expected as many of each")
+    if not 1 <= count <= sampling.max_tokens:
+        raise EngineError(f"engine returned {count} tokens, expected 1 to {sampling.max_tokens}")
+    if completion.finish_reason == "stop" and completion.token_ids[-1] not in sampling.stop:
+        raise EngineError(
+            f"engine says a completion stopped, but its last token {completion.token_ids[-1]} is none of "
+            f"{sampling.stop}; keep the stop token in the completion"
+        )
+    if not np.isfinite(completion.logprobs).all():
+        raise EngineError("engine returned log-probabilities that are not finite: are its weights corrupt?")

@@ -1,0 +1,344 @@
+"""One episode as an agent sees it, and as the record keeps it.
+
+What was sampled is appended token by token and never rendered again; what was observed comes in between, rendered
+once. Everything that can go wrong ends in one typed `Outcome`: what the policy did (or spent) is its own, all else is
+infrastructure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from askesis.rollout.arguments import complaint
+from askesis.rollout.bounded import bounded
+from askesis.rollout.record import TokenRecord, check_completion
+from askesis.rollout.speakers import EpisodeSpec, Speaker
+from askesis.types import (
+    AskesisError,
+    Completion,
+    ConfigError,
+    ContextOverflow,
+    EngineError,
+    Limits,
+    Message,
+    Outcome,
+    Renderer,
+    Sampling,
+    SandboxError,
+    Task,
+    TemplateError,
+    Thinking,
+    TokenIds,
+    Tool,
+    ToolCall,
+    ToolEvent,
+    ToolResult,
+    ToolSpec,
+    nearest,
+    tool_result,
+)
+
+
+class EpisodeEnded(AskesisError):
+    """Raised by `Session.turn` when no further turn is possible. Agents let it pass; the episode is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeOptions:
+    """How every episode of a run is sampled and bounded.
+
+    temperature, top_p, top_k, min_p: as in `Sampling`; training samples untruncated. setup_s, verify_s, close_s,
+    engine_s: seconds that setting up, verifying, closing and one turn of the engine may take before they count as
+    failed. The last is separate from `Limits.wall_s`, whose clock stops while the policy waits for the engine: how
+    busy the engine is says nothing about the policy.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    setup_s: float = 60.0
+    verify_s: float = 60.0
+    engine_s: float = 600.0
+    close_s: float = 10.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """What was done so far, for the live line; shared by all episodes of a run."""
+
+    turns: int = 0
+    tokens: int = 0
+    engine_s: float = 0.0
+    tool_s: float = 0.0
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """The seed of one turn's sampling, 63 bits: neighbouring seeds and turns share nothing."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=8).digest()) >> 1
+
+
+@dataclass(slots=True, kw_only=True)
+class EpisodeSession:
+    """Implements `types.Session`. `clock` gives seconds; the episode's time starts when the session is made."""
+
+    spec: EpisodeSpec
+    speaker: Speaker
+    renderer: Renderer
+    toolset: Sequence[Tool]
+    options: EpisodeOptions
+    clock: Callable[[], float]
+    meter: Meter = field(default_factory=Meter)
+    record: TokenRecord = field(default_factory=TokenRecord)
+    events: list[ToolEvent] = field(default_factory=list)
+    outcome: Outcome | None = None
+    engine_s: float = 0.0
+    tool_s: float = 0.0
+    _messages: list[Message] = field(default_factory=list)
+    _observed: int = 0  # messages that are in the record already
+    _turns: int = 0
+    _spoken: int = 0  # sampled and forced tokens of all turns
+    _bound: str = ""  # which limit would cut the last turn
+    _start: float = field(init=False)
+    _by_name: Mapping[str, Tool] = field(init=False)
+    _specs: tuple[ToolSpec, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+        self._specs = tuple(tool.spec for tool in self.toolset)
+        self._by_name = {spec.name: tool for spec, tool in zip(self._specs, self.toolset, strict=True)}
+        if len(self._by_name) != len(self._specs):
+            raise ConfigError(f"two tools share a name: {sorted(spec.name for spec in self._specs)}")
+
+    @property
+    def task(self) -> Task:
+        """What is to be done."""
+        return self.spec.task
+
+    @property
+    def tools(self) -> Sequence[ToolSpec]:
+        """What the agent can call."""
+        return self._specs
+
+    @property
+    def thinking(self) -> Thinking:
+        """The mode of this episode."""
+        return self.spec.thinking
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of this episode."""
+        return self.spec.task.limits
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation so far."""
+        return self._messages
+
+    @property
+    def ended(self) -> bool:
+        """Whether a tool, a limit or a failure has ended the episode."""
+        return self.outcome is not None
+
+    def add(self, *messages: Message) -> None:
+        """Append messages that were not sampled; they become tokens at the next turn."""
+        self._messages.extend(messages)
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    async def turn(self, *, thinking: Thinking | None = None) -> Message:
+        """Let the policy speak once. Raises `EpisodeEnded` if the episode is over, or ends for want of a turn."""
+        spent = self.outcome or self._spent()
+        if spent is not None:
+            raise self._over(spent)
+        thinking = self.spec.thinking if thinking is None else thinking
+        self._observe(thinking)
+        sampling = self._sampling(thinking)
+        context = self.record.tokens
+        begun = self.clock()
+        completion = await self._speak(context, thinking, sampling)
+        now = self.clock()
+        self.engine_s += now - begun
+        self.meter.engine_s += now - begun
+        if len(self.record) != len(context):
+            raise self._over(Outcome(by="agent", reason="error", detail="two turns of one session at the same time"))
+        return self._spoke(completion, thinking, begun - self._start, now - self._start)
+
+    def _observe(self, thinking: Thinking) -> None:
+        """Make tokens of the messages that were added since the last turn."""
+        new = self._messages[self._observed :]
+        try:
+            if self.record.nodes:
+                tokens = self.renderer.extend(self.record.tokens, new, thinking=thinking)
+            else:
+                tokens = self.renderer.render(new, tools=self._specs, thinking=thinking)
+        except TemplateError as error:
+            raise self._over(Outcome(by="environment", reason="template", detail=str(error))) from error
+        self.record.observe(new, tokens, at=self.clock() - self._start)
+        self._observed = len(self._messages)
+
+    def _sampling(self, thinking: Thinking) -> Sampling:
+        limits, options = self.limits, self.options
+        room = self.speaker.context_length - len(self.record)
+        bounds = [(limits.max_turn_tokens, "max_turn_tokens"), (room, "context")]
+        if limits.max_tokens is not None:
+            bounds.append((limits.max_tokens - self._spoken, "max_tokens"))
+        most, self._bound = min(bounds)
+        if most <= 0:
+            raise self._over(self._full(self._bound))
+        return Sampling(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            max_tokens=most,
+            stop=self.renderer.stop_ids,
+            seed=turn_seed(self.spec.seed, self._turns),
+            thinking=self.renderer.thinking_limit(thinking),
+        )
+
+    def _full(self, bound: str) -> Outcome:
+        detail = f"{len(self.record)} tokens of context, {self._spoken} of them spoken"
+        if bound == "context" and not self._turns:  # the policy has not had a say yet
+            return Outcome(by="environment", reason="prompt_too_long", detail=detail)
+        return Outcome(by="limit", reason=bound, detail=detail)
+
+    async def _speak(self, context: TokenIds, thinking: Thinking, sampling: Sampling) -> Completion:
+        """One completion, checked; every failure of the engine ends the episode."""
+        try:
+            said = self.speaker.speak(context, self._messages, thinking, sampling)
+            completion = await bounded(said, self.options.engine_s)
+            check_completion(completion, sampling)
+            return completion
+        except ContextOverflow:
+            outcome = self._full("context")
+        except TimeoutError as error:
+            outcome = Outcome(by="engine", reason="timeout", detail=str(error))
+        except Exception as error:
+            outcome = Outcome(by="engine", reason="error", detail=_said(error))
+        raise self._over(outcome)
+
+    def _spoke(self, completion: Completion, thinking: Thinking, started_s: float, ended_s: float) -> Message:
+        """Put a completion on record, whatever becomes of parsing it: nothing that was sampled is lost."""
+        tokens, failure = completion.token_ids, None
+        try:
+            message = self.renderer.parse(tokens, thinking=thinking)
+            thought = self.renderer.thinking_tokens(tokens)
+        except Exception as error:
+            message, thought = Message(role="assistant"), 0
+            failure = Outcome(by="engine", reason="parse", detail=_said(error))
+        self.record.sampled(message, completion, thinking_tokens=thought, started_s=started_s, ended_s=ended_s)
+        self._messages.append(message)
+        self._observed += 1
+        self._turns += 1
+        self._spoken += len(tokens)
+        self.meter.turns += 1
+        self.meter.tokens += len(tokens)
+        if failure is not None:
+            raise self._over(failure)
+        return message
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    async def call(self, calls: Sequence[ToolCall]) -> list[Message]:
+        """Run calls in order. Those after the one that ended the episode are not run, and get no result."""
+        results: list[Message] = []
+        for call in calls:
+            if self.ended:
+                break
+            text = await self._call(call)
+            if text is not None:
+                results.append(tool_result(text, tool_call_id=call.id))
+                self._messages.append(results[-1])
+        if self.outcome is None:
+            self.outcome = self._spent()
+        return results
+
+    async def _call(self, call: ToolCall) -> str | None:
+        """One call's result; None where the tool itself failed (and with it the episode)."""
+        begun = self.clock()
+        text: str | None
+        text, status = self._refusal(call)
+        if not status:
+            text, status = await self._run(self._by_name[call.name], call)
+        seconds = self.clock() - begun
+        self.tool_s += seconds
+        self.meter.tool_s += seconds
+        self.events.append(ToolEvent(node=len(self.record.nodes) - 1, name=call.name, seconds=seconds, status=status))
+        return text
+
+    def _refusal(self, call: ToolCall) -> tuple[str, str]:
+        """What the policy did wrong in making this call, and the kind of it; empty if nothing."""
+        tool = self._by_name.get(call.name)
+        if tool is None:
+            hint = nearest(call.name, self._by_name)
+            return f"error: no tool {call.name!r}{hint} (tools: {', '.join(self._by_name)})", "unknown_tool"
+        wrong = complaint(tool.spec.parameters, call.arguments)
+        return ("", "") if wrong is None else (f"error: {call.name}: {wrong}", "bad_arguments")
+
+    async def _run(self, tool: Tool, call: ToolCall) -> tuple[str | None, str]:
+        """Run one tool. Its own failures, unlike the errors it reports, say nothing about the policy."""
+        try:
+            result = await bounded(tool(call.arguments, self), self.limits.tool_s)
+            if not isinstance(result, ToolResult):
+                raise TypeError(f"returned a {type(result).__name__}, expected a ToolResult")
+        except TimeoutError as error:
+            self.outcome = Outcome(by="tool", reason="timeout", detail=f"{call.name}: {error}")
+            return None, "timeout"
+        except SandboxError as error:
+            self.outcome = Outcome(by="sandbox", reason="error", detail=f"{call.name}: {_said(error)}")
+            return None, "sandbox"
+        except Exception as error:
+            self.outcome = Outcome(by="tool", reason="error", detail=f"{call.name}: {_said(error)}")
+            return None, "exception"
+        self.outcome = result.end
+        return result.text, "error" if result.error else "ok"
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _spent(self) -> Outcome | None:
+        """The limit that leaves no further turn, if any. Tokens are looked at when the context is known."""
+        limits = self.limits
+        if self._turns >= limits.max_turns:
+            return Outcome(by="limit", reason="max_turns", detail=f"{self._turns} turns")
+        own = self.clock() - self._start - self.engine_s
+        if own > limits.wall_s:
+            return Outcome(by="limit", reason="wall_s", detail=f"{own:.1f} s without the engine's")
+        return None
+
+    def _over(self, outcome: Outcome) -> EpisodeEnded:
+        """End the episode, unless it has ended before; what to raise so that the agent hears of it."""
+        self.outcome = self.outcome or outcome
+        return EpisodeEnded(f"the episode has ended: {self.outcome.by}, {self.outcome.reason}")
+
+    def conclude(self) -> Outcome:
+        """Close the record after the agent's last word, and say who ended the episode.
+
+        Messages that no turn followed keep their place in the trace, without tokens: no model saw them.
+        """
+        unseen = self._messages[self._observed :]
+        self._observed = len(self._messages)
+        self.record.observe(unseen, np.empty(0, dtype=np.int32), at=self.clock() - self._start)
+        if self.outcome is None:
+            self.outcome = self._stopped()
+        try:
+            self.record.check()
+        except EngineError as error:
+            self.outcome = Outcome(by="engine", reason="invariant", detail=str(error))
+        return self.outcome
+
+    def _stopped(self) -> Outcome:
+        last = next((node for node in reversed(self.record.nodes) if node.sampled), None)
+        if last is None:
+            return Outcome(by="agent", reason="error", detail="the agent took no turn")
+        if last.finish_reason == "length":
+            return self._full(self._bound)
+        return Outcome(by="policy", reason="stopped")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,140 @@
+"""Who speaks in an episode: an engine, or a scripted policy. The session has one code path for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from askesis.rollout.record import NO_VERSION
+from askesis.types import (
+    Completion,
+    Engine,
+    EngineError,
+    Message,
+    Policy,
+    Renderer,
+    Sampling,
+    Task,
+    Thinking,
+    TokenIds,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSpec:
+    """One episode to play. group: episodes that share it are compared. seed: fixes all that is drawn in it.
+
+    attempt: 0, then 1 and up where an earlier attempt met an infrastructure failure. A retry keeps the seed: it plays
+    the same episode again, so that a failing machine does not change what is sampled.
+    """
+
+    task: Task
+    thinking: Thinking
+    group: str
+    seed: int
+    attempt: int = 0
+
+
+class Speaker(Protocol):
+    """The policy's voice in one episode."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of context and completion together."""
+        ...
+
+    async def speak(
+        self, tokens: TokenIds, messages: Sequence[Message], thinking: Thinking, sampling: Sampling
+    ) -> Completion:
+        """The next turn, given the context as tokens [n] and as messages."""
+        ...
+
+    def close(self) -> None:
+        """The episode is over."""
+        ...
+
+
+@runtime_checkable
+class Speakers(Protocol):
+    """Makes the speaker of each episode."""
+
+    def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
+        """The speaker of the episode whose trace will have the id `episode`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpeakers:
+    """Every episode is spoken by `engine`, in a session of its own so that its KV cache is kept across turns."""
+
+    engine: Engine
+
+    def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
+        """The engine, bound to one session."""
+        return _EngineSpeaker(self.engine, episode)
+
+
+@dataclass(frozen=True, slots=True)
+class _EngineSpeaker:
+    engine: Engine
+    session: str
+
+    @property
+    def context_length(self) -> int:
+        return self.engine.context_length
+
+    async def speak(
+        self, tokens: TokenIds, messages: Sequence[Message], thinking: Thinking, sampling: Sampling
+    ) -> Completion:
+        return await self.engine.generate(tokens, sampling, session=self.session)
+
+    def close(self) -> None:
+        self.engine.release(self.session)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpeakers:
+    """Every episode is spoken by a scripted policy (oracle, demonstrator, guesser), without an engine.
+
+    policy: makes the policy of one episode. The tokens are those that a model would have sampled to say the same
+    (`Renderer.render_completion`), with log-probability 0 and no policy version; a message longer than the turn may
+    be is cut off, as a model's would be.
+    """
+
+    policy: Callable[[EpisodeSpec], Policy]
+    renderer: Renderer
+    context_length: int = 2**30
+
+    def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
+        """A fresh policy for this episode."""
+        return _PolicySpeaker(self.policy(spec), self.renderer, self.context_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _PolicySpeaker:
+    policy: Policy
+    renderer: Renderer
+    context_length: int
+
+    async def speak(
+        self, tokens: TokenIds, messages: Sequence[Message], thinking: Thinking, sampling: Sampling
+    ) -> Completion:
+        try:
+            message = self.policy.act(messages, thinking)
+        except Exception as error:
+            raise EngineError(f"scripted policy {type(self.policy).__name__} failed: {error!r}") from error
+        said = self.renderer.render_completion(message, thinking=thinking)
+        kept = said[: sampling.max_tokens]
+        return Completion(
+            token_ids=kept,
+            logprobs=np.zeros(len(kept), dtype=np.float32),
+            forced=np.zeros(len(kept), dtype=np.bool_),
+            finish_reason="stop" if len(kept) == len(said) else "length",
+            policy_versions=np.full(len(kept), NO_VERSION, dtype=np.int32),
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
