@@ -6,21 +6,25 @@ that were sampled. The two agree wherever the template is prefix-stable; they di
 (b) a tool result follows a call without reasoning: the template would drop the empty think block, `extend` keeps it;
 (c) a second tool result follows a first one that had been rendered alone: the template would put both into one user
     turn; `extend` puts those of one call into one turn, and later ones into the next.
+
+Think tags count where they are the vocabulary's own tokens; a model that spells one out in letters has only written
+text. Special tokens inside messages are recognised, as they are where the official template meets its tokenizer.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from askesis.chat.tokenizer import Tokenizer
+from askesis.chat.calls import CLOSE, OPEN, json_end, parse_calls, read_call
+from askesis.chat.tokenizer import SPECIAL, Tokenizer
 from askesis.types import (
     Message,
-    ParseFailure,
     Reasoning,
     TemplateError,
     Text,
@@ -47,26 +51,36 @@ _CALLS = (
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call>"
 )
+# the switch stands alone: `src/think.py` and `/thinking` are no switches
+_SWITCH = re.compile(r"(?<![\w/.:])/(no_)?think(?![\w/-]|\.\w)")
 
 
 class Qwen3Renderer:
-    """`types.Renderer` for Qwen3. closing: the text forced in at the budget; it must end the thinking."""
+    """`types.Renderer` for Qwen3.
+
+    closing: the text forced in at the thinking budget. It ends the thinking: exactly one think tag, `</think>`, and
+    nothing special beside it (else `TemplateError`). A tokenizer without Qwen's tokens gives `CheckpointError`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, closing: str = CLOSING) -> None:
+        tokenizer.check_special()
         self.tokenizer = tokenizer
-        self._start, self._end = tokenizer.id("<|im_start|>"), tokenizer.id("<|im_end|>")
+        self._end, self._stop = tokenizer.id("<|im_end|>"), (tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>"))
         self._think, self._unthink = tokenizer.id("<think>"), tokenizer.id("</think>")
-        tokenizer.id("<tool_call>"), tokenizer.id("</tool_call>")  # a vocabulary without them is refused here
-        if "</think>" not in closing:
-            raise TemplateError(f"closing text {closing!r} does not end the thinking: it has no </think>")
+        self._call, self._uncall = tokenizer.id(OPEN), tokenizer.id(CLOSE)
         self.closing = closing
         self._closing = tuple(tokenizer.encode(closing))
+        special = {tokenizer.id(token) for token in SPECIAL}
+        if [token for token in self._closing if token in special] != [self._unthink]:
+            raise TemplateError(
+                f"closing text {closing!r} does not just end the thinking: expected one </think>, nothing else special"
+            )
         self._newline = tuple(tokenizer.encode("\n"))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """`<|im_end|>` and `<|endoftext|>`."""
-        return (self._end, self.tokenizer.id("<|endoftext|>"))
+        return self._stop
 
     # -- to tokens -----------------------------------------------------------------------------------------------
 
@@ -89,13 +103,13 @@ class Qwen3Renderer:
         thinking: Thinking | None = None,
         generate: bool = True,
     ) -> str:
-        """`render` before it becomes tokens. Raises `TemplateError` for an empty conversation."""
+        """`render` before it becomes tokens. Raises `TemplateError` for no messages, and for what is not JSON."""
         if not messages:
             raise TemplateError("cannot render a conversation without messages")
         first = messages[0].text if messages[0].role == "system" else None
         out = []
         if tools:
-            schemas = "".join("\n" + json.dumps(tool.as_json(), ensure_ascii=False) for tool in tools)
+            schemas = "".join("\n" + _json(tool.as_json(), f"the schema of tool {tool.name!r}") for tool in tools)
             out.append(_turn("system", ("" if first is None else first + "\n\n") + _TOOLS + schemas + _CALLS))
         elif first is not None:
             out.append(_turn("system", first))
@@ -150,22 +164,32 @@ class Qwen3Renderer:
         return (self._end, *self._newline)
 
     def render_completion(self, message: Message, *, thinking: Thinking | None = None) -> TokenIds:
-        """The tokens that a model would have sampled to say `message`, from the generation prompt to `<|im_end|>`."""
+        """The tokens that a model would have sampled to say `message`, from the generation prompt to `<|im_end|>`.
+
+        `parse` gives the message back. A call that still has its sampled text (`raw`) is written as it was sampled.
+        Raises `TemplateError` for what no model can have sampled: reasoning with thinking switched off, think tags
+        inside reasoning or text, a token that ends the turn before its end.
+        """
         thought, content = _thought_and_content(message)
-        if thought and thinking is not None and not thinking.enabled:
-            raise TemplateError("a message with reasoning cannot be a completion with thinking switched off")
         block = thinking is None or thinking.enabled
-        return ids(self.tokenizer.encode(_assistant_body(message, thought, content, block) + "<|im_end|>"))
+        if thought and not block:
+            raise TemplateError("a completion cannot have reasoning with thinking switched off")
+        if any(tag in part for part in (thought, content) for tag in ("<think>", "</think>")):
+            raise TemplateError(f"a completion cannot have think tags inside its reasoning or text: {message}")
+        tokens = self.tokenizer.encode(_assistant_body(message, thought, content, block, sampled=True) + "<|im_end|>")
+        if any(token in self._stop for token in tokens[:-1]):
+            raise TemplateError(f"a completion cannot go on after a token that ends the turn: {message}")
+        return ids(tokens)
 
     # -- back to messages ----------------------------------------------------------------------------------------
 
     def parse(self, tokens: TokenIds, *, thinking: Thinking | None = None) -> Message:
         """A completion as a message. Reasoning is taken out before any call is looked for, so drafts never run."""
         sampled = [int(token) for token in tokens]
-        while sampled and sampled[-1] in self.stop_ids:
+        while sampled and sampled[-1] in self._stop:
             sampled.pop()
-        reasoning, answer = self._split(sampled)
-        text, calls, failures = _parse_calls(self.tokenizer.decode(answer))
+        reasoning, answer = self._split(sampled, over=thinking is not None and not thinking.enabled)
+        text, calls, failures = parse_calls(self.tokenizer.decode(answer))
         parts: list[Text | Reasoning] = []
         thought = self.tokenizer.decode(reasoning).strip("\n")
         if thought:
@@ -174,26 +198,52 @@ class Qwen3Renderer:
             parts.append(Text(text=text))
         return Message(role="assistant", parts=tuple(parts), tool_calls=calls, failures=failures)
 
-    def _split(self, sampled: Sequence[int]) -> tuple[list[int], list[int]]:
-        """(thought, said): what stands in think tags, before a stray closing tag, or after one never closed."""
+    def _split(self, sampled: Sequence[int], *, over: bool) -> tuple[list[int], list[int]]:
+        """(thought, said): what stands in think tags, before a stray closing tag, or after one never closed.
+
+        over: the prompt has already ended the thinking. Once it is over, a call whose JSON is whole is taken whole:
+        think tags in its strings are text. Before that, a call followed by a closing tag is a draft.
+        """
         reasoning: list[int] = []
         answer: list[int] = []
-        inside = False
-        for token in sampled:
+        inside, at = False, 0
+        while at < len(sampled):
+            token = sampled[at]
             if token == self._think:
                 inside = True
             elif token == self._unthink:
                 if not inside:  # never opened here: all that came before it was thought
                     reasoning += answer
                     answer = []
-                inside = False
+                inside, over = False, True
+            elif token == self._call and over and not inside:
+                end = self._call_end(sampled, at)
+                answer += sampled[at:end]
+                at = end
+                continue
             else:
                 (reasoning if inside else answer).append(token)
+            at += 1
         return reasoning, answer
+
+    def _call_end(self, sampled: Sequence[int], start: int) -> int:
+        """Where to read on after the `<tool_call>` at `start`: behind the whole call if think tags stand in it."""
+        rest = sampled[start + 1 :]
+        if self._think not in rest and self._unthink not in rest:
+            return start + 1
+        text = self.tokenizer.decode(rest)
+        stop = json_end(text, 0)
+        if stop is None:
+            return start + 1
+        closings = [index for index, token in enumerate(rest) if token == self._uncall]
+        inner = text.count(CLOSE, 0, stop)  # closing tags inside strings come first
+        if inner >= len(closings) or self.tokenizer.decode(rest[: closings[inner]]) != text[:stop]:
+            return start + 1
+        return start + 1 + closings[inner] + 1
 
     def thinking_tokens(self, tokens: TokenIds) -> int:
         """How many of a completion's tokens were thought; the tags do not count."""
-        return len(self._split([int(token) for token in tokens])[0])
+        return len(self._split([int(token) for token in tokens], over=False)[0])
 
     def thinking_limit(self, thinking: Thinking) -> ThinkingLimit | None:
         """The budget in this vocabulary's ids."""
@@ -206,24 +256,14 @@ class Qwen3Renderer:
         return self.tokenizer.decode(np.asarray(tokens))
 
 
-def failure_text(failure: ParseFailure) -> str:
-    """What the agent reads in place of a result."""
-    hint = {
-        "unterminated": "the call was never closed with </tool_call>",
-        "malformed": "the call is not valid JSON",
-        "shape": 'a call must be {"name": <function-name>, "arguments": <args-json-object>}',
-    }[failure.kind]
-    return f"error: {hint}: {failure.detail}" if failure.detail else f"error: {hint}"
-
-
 def mode_of(messages: Sequence[Message], default: Thinking) -> Thinking:
-    """The soft switch: the latest `/think` or `/no_think` in a system or user message wins over `default`."""
+    """The soft switch: the latest `/think` or `/no_think` in a system or user message wins over `default`.
+
+    A switch stands alone between words; budget and effort stay those of `default`.
+    """
     for message in reversed(messages):
-        if message.role not in ("system", "user"):
-            continue
-        on, off = message.text.rfind("/think"), message.text.rfind("/no_think")
-        if max(on, off) >= 0:
-            return replace(default, enabled=on > off)
+        if message.role in ("system", "user") and (switches := _SWITCH.findall(message.text)):
+            return replace(default, enabled=not switches[-1])
     return default
 
 
@@ -260,54 +300,27 @@ def _thought_and_content(message: Message) -> tuple[str, str]:
     return "", content
 
 
-def _assistant_body(message: Message, thought: str, content: str, block: bool) -> str:
+def _assistant_body(message: Message, thought: str, content: str, block: bool, *, sampled: bool = False) -> str:
     out = [f"<think>\n{thought.strip(chr(10))}\n</think>\n\n{content.lstrip(chr(10))}" if block else content]
     for index, call in enumerate(message.tool_calls):
-        arguments: Any = call.arguments
-        if not isinstance(arguments, str):  # a client's string arguments pass through as they are
-            arguments = json.dumps(arguments, ensure_ascii=False)
         gap = "\n" if content or index else ""
-        out.append(f'{gap}<tool_call>\n{{"name": "{call.name}", "arguments": {arguments}}}\n</tool_call>')
+        out.append(f"{gap}{OPEN}{_call_body(call, sampled=sampled)}{CLOSE}")
     return "".join(out)
 
 
-def _parse_calls(text: str) -> tuple[str, tuple[ToolCall, ...], tuple[ParseFailure, ...]]:
-    """(text without calls, calls that can run, calls that cannot be read)."""
-    before, *rest = text.split("<tool_call>")
-    said: list[str] = [before]
-    calls: list[ToolCall] = []
-    failures: list[ParseFailure] = []
-    for piece in rest:
-        raw, closed, after = piece.partition("</tool_call>")
-        if not closed:
-            failures.append(ParseFailure(kind="unterminated", detail="", raw=piece))
-            continue
-        said.append(after)
-        call = _read_call(raw, f"call_{len(calls)}")
-        if isinstance(call, ToolCall):
-            calls.append(call)
-        else:
-            failures.append(call)
-    return "".join(said).strip("\n"), tuple(calls), tuple(failures)
+def _call_body(call: ToolCall, *, sampled: bool) -> str:
+    if sampled and call.raw:
+        said = read_call(call.raw, call.id)  # a call that was changed since is no longer what was sampled
+        if isinstance(said, ToolCall) and (said.name, said.arguments) == (call.name, call.arguments):
+            return call.raw
+    arguments: Any = call.arguments
+    if not isinstance(arguments, str):  # a client's string arguments pass through as they are
+        arguments = _json(dict(arguments), f"the arguments of a call to {call.name!r}")
+    return f'\n{{"name": "{call.name}", "arguments": {arguments}}}\n'
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _read_call(raw: str, call_id: str) -> ToolCall | ParseFailure:
+def _json(value: Any, what: str) -> str:
     try:
-        content = json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        return ParseFailure(kind="malformed", detail=str(error), raw=raw)
-    if not isinstance(content, dict) or not isinstance(content.get("name"), str) or not content["name"]:
-        return ParseFailure(kind="shape", detail="no name", raw=raw)
-    arguments = content.get("arguments", {})
-    if isinstance(arguments, str):  # some models encode their arguments twice
-        try:
-            arguments = json.loads(arguments, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            return ParseFailure(kind="shape", detail="arguments are a string, not an object", raw=raw)
-    if not isinstance(arguments, dict):
-        return ParseFailure(kind="shape", detail="arguments are not an object", raw=raw)
-    return ToolCall(id=call_id, name=content["name"], arguments=arguments, raw=raw)
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise TemplateError(f"{what} cannot be written as JSON: {error}; got {value!r}") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from askesis.types import CheckpointError, TokenIds
+from askesis.types import CheckpointError, ConfigError, TokenIds
 
 SPECIAL = (
     "<|endoftext|>",
@@ -31,9 +33,12 @@ _PIECES = r" ?[A-Za-z_]+| ?\d+| ?[^\sA-Za-z_\d]+|\s"
 class Tokenizer:
     """Text to token ids and back. Special tokens in a text are recognised, as chat templates need it."""
 
-    def __init__(self, backend: Backend, *, template: str | None = None) -> None:
+    def __init__(self, backend: Backend, *, template: str | None = None, max_length: int = 131072) -> None:
+        backend.no_truncation()  # a tokenizer.json may ask for either; a conversation must stay whole
+        backend.no_padding()
         self._backend = backend
-        self.template = template if template is not None else TEMPLATE.read_text()
+        self.template = template if template is not None else TEMPLATE.read_text(encoding="utf-8")
+        self.max_length = max_length
 
     @classmethod
     def load(cls, place: str | Path) -> Tokenizer:
@@ -46,10 +51,20 @@ class Tokenizer:
             backend = Backend.from_file(str(file))
         except Exception as error:  # the library raises a bare Exception
             raise CheckpointError(f"{file} is no tokenizer that can be read: {error}") from error
-        return cls(backend, template=_own_template(file.parent))
+        settings = _settings(file.parent)
+        length = settings.get("model_max_length")
+        return cls(
+            backend,
+            template=_own_template(file.parent, settings),
+            max_length=length if isinstance(length, int) else 131072,
+        )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`."""
+        """The ids of `text`. Half of a surrogate pair is no character: it becomes U+FFFD."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int] | TokenIds) -> str:
@@ -66,7 +81,22 @@ class Tokenizer:
             )
         return int(found)
 
-    @property
+    def check_special(self) -> None:
+        """Raise `CheckpointError` unless each of `SPECIAL` is in the vocabulary and is read from text as one token."""
+        missing = [token for token in SPECIAL if self._backend.token_to_id(token) is None]
+        if missing:
+            raise CheckpointError(
+                f"the tokenizer lacks {', '.join(missing)}: expected the vocabulary of a Qwen3 model; "
+                "is this the tokenizer that belongs to the checkpoint?"
+            )
+        split = [token for token in SPECIAL if self.encode(token) != [self.id(token)]]
+        if split:
+            raise CheckpointError(
+                f"the tokenizer has {', '.join(split)} but takes them apart when it reads text: "
+                "they must be added tokens in tokenizer.json"
+            )
+
+    @cached_property
     def vocab_size(self) -> int:
         """Ids run from 0 to one below this."""
         return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
@@ -89,28 +119,45 @@ class Tokenizer:
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
             "clean_up_tokenization_spaces": False,
-            "model_max_length": 131072,
+            "model_max_length": self.max_length,
             "chat_template": self.template,
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        # transformers prefers this file to the setting above: one left from before must not win
+        (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
 
 
-def _own_template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text()
+def _settings(folder: Path) -> Mapping[str, Any]:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
     try:
-        template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
-    except (OSError, ValueError):
-        return None
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} is no JSON object: got {type(settings).__name__}")
+    return settings
+
+
+def _own_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
     return template if isinstance(template, str) else None
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, scaffolding: Sequence[str] = ()) -> Tokenizer:
     """A byte-level BPE (arXiv 1508.07909) with Qwen's special tokens: lossless on any text.
 
-    vocab_size: merges and bytes; the special tokens and the scaffolding come on top. scaffolding: constant strings
-    (a tool's schema, the opening of a call), each of which becomes one ordinary token.
+    vocab_size: merges and bytes (so at least 256); the special tokens and the scaffolding come on top. scaffolding:
+    constant strings (a tool's schema, the opening of a call), each of which becomes one ordinary token. The same
+    texts give the same tokenizer. Raises `ConfigError` for a vocabulary too small, and for a phrase that cannot be
+    a token: one with a special token in it, or one that a byte-level decoder cannot give back.
     """
+    if vocab_size < 256:
+        raise ConfigError(f"a byte-level vocabulary needs at least 256 tokens, one a byte: got vocab_size={vocab_size}")
     phrases = sorted({phrase for phrase in scaffolding if phrase}, key=lambda p: (-len(p), p))
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -127,4 +174,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, scaffolding: Sequence[st
     backend.train_from_iterator((piece for text in texts for piece in fixed.split(text) if piece), trainer)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     backend.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
-    return Tokenizer(backend)
+    tokenizer = Tokenizer(backend)
+    for phrase in phrases:
+        if any(token in phrase for token in SPECIAL):
+            raise ConfigError(f"scaffolding {phrase!r} holds a special token, which would no longer be seen as one")
+        if tokenizer.decode([tokenizer.id(phrase)]) != phrase:
+            raise ConfigError(
+                f"scaffolding {phrase!r} cannot be one token: a byte-level decoder takes letters of it for bytes; "
+                "keep it ASCII"
+            )
+    return tokenizer

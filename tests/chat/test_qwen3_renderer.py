@@ -1,29 +1,15 @@
-"""The Qwen3 renderer at its door, against the official template that TRL's wheel carries."""
+"""What the Qwen3 renderer writes, against the official template, byte for byte."""
 
-import importlib.util
 import itertools
-import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
-from askesis.chat import (
-    CLOSING,
-    Qwen3Renderer,
-    Tokenizer,
-    failure_text,
-    load_renderer,
-    mode_of,
-    save_renderer,
-    train_bpe,
-)
+from askesis.chat import CLOSING, Qwen3Renderer, load_renderer, mode_of, save_renderer
+from askesis.chat.tokenizer import TEMPLATE
 from askesis.types import (
-    CheckpointError,
     Message,
     Reasoning,
     TemplateError,
@@ -45,30 +31,6 @@ SPEC = ToolSpec(
     parameters={"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
 )
 TOOLSETS = [(), (SPEC,), (SPEC, ToolSpec(name="noop", description="", parameters={"type": "object", "properties": {}}))]
-
-
-def official_template() -> str:
-    spec = importlib.util.find_spec("trl")
-    assert spec is not None and spec.origin is not None, "trl is a test dependency: pip install -e '.[dev]'"
-    return (Path(spec.origin).parent / "chat_templates" / "qwen3.jinja").read_text()
-
-
-@pytest.fixture(scope="module")
-def official():
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # as transformers has it
-    return environment.from_string(official_template())
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    texts = ["def add(a, b):\n    return a + b\n", "Let me think about 12 things, then call the tool.", "üñï 漢字 🙂"]
-    return train_bpe(texts * 3, 400, scaffolding=['\n{"name": "', '", "arguments": '])
-
-
-@pytest.fixture(scope="module")
-def renderer(tokenizer):
-    return Qwen3Renderer(tokenizer)
 
 
 def as_dict(message: Message) -> dict:
@@ -159,107 +121,56 @@ def test_random_conversations_are_the_official_text(official, renderer, messages
     assert renderer.render_text(messages, tools=tools, thinking=thinking) == want
 
 
-PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",), exclude_characters="<"), max_size=12)
-SAID = st.builds(
-    lambda text, thought, calls: assistant(text.strip("\n"), reasoning=thought.strip("\n"), tool_calls=tuple(calls)),
-    PLAIN,
-    PLAIN,
-    st.lists(
-        st.builds(lambda a: ToolCall(id="", name="f", arguments=a), st.dictionaries(PLAIN, PLAIN, max_size=2)),
-        max_size=3,
-    ),
+CONTENTS = st.none() | WORDS | st.just([{"type": "text", "text": "parts are not rendered"}])
+LOOSE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "developer"]), "content": CONTENTS},
+    optional={
+        "reasoning_content": st.none() | WORDS,
+        "tool_calls": st.none()
+        | st.lists(
+            st.builds(
+                lambda name, arguments, wrapped: (
+                    {"function": {"name": name, "arguments": arguments}}
+                    if wrapped
+                    else {"name": name, "arguments": arguments}
+                ),
+                st.sampled_from(["f", "näme"]),
+                ARGUMENTS | st.just('{"as":  "text"}'),
+                st.booleans(),
+            ),
+            max_size=2,
+        ),
+    },
 )
 
 
-@given(message=SAID, thinking=st.booleans())
-def test_what_is_said_is_what_is_parsed(renderer, message, thinking):
-    mode = Thinking(enabled=thinking)
-    if message.reasoning and not thinking:
-        with pytest.raises(TemplateError):
-            renderer.render_completion(message, thinking=mode)
-        return
-    tokens = renderer.render_completion(message, thinking=mode)
-    back = renderer.parse(tokens, thinking=mode)
-    assert (back.text, back.reasoning) == (message.text, message.reasoning)
-    assert [(c.name, dict(c.arguments)) for c in back.tool_calls] == [
-        (c.name, dict(c.arguments)) for c in message.tool_calls
-    ]
-    assert not back.failures
-
-
-@given(data=st.data())
-def test_tokens_only_grow_and_agree_with_render_where_the_template_is_stable(renderer, data):
-    thinking = Thinking(enabled=data.draw(st.booleans()))
-    messages = [user(data.draw(PLAIN))]
-    tokens = renderer.render(messages, tools=(SPEC,), thinking=thinking)
-    for _ in range(data.draw(st.integers(1, 4))):
-        thought = data.draw(PLAIN).strip("\n") if thinking.enabled else ""
-        said = assistant(data.draw(PLAIN).strip("\n"), reasoning=thought, tool_calls=(CALL,))
-        before = tokens
-        tokens = np.concatenate([tokens, renderer.render_completion(said, thinking=thinking)])
-        messages.append(said)
-        results = [tool_result(data.draw(PLAIN)) for _ in range(data.draw(st.integers(1, 2)))]
-        messages += results
-        tokens = np.concatenate([tokens, renderer.extend(tokens, results, thinking=thinking)])
-        assert (tokens[: len(before)] == before).all()
-        if all(m.reasoning for m in messages if m.role == "assistant"):  # else quirk (b) applies
-            assert (tokens == renderer.render(messages, tools=(SPEC,), thinking=thinking)).all()
-
-
-def test_extend_closes_what_a_limit_cut_off(renderer):
-    start = renderer.render([user("Hi")])
-    cut = np.concatenate([start, ids(renderer.tokenizer.encode("<think>\nI was just"))])
-    assert renderer.decode(renderer.extend(cut, [user("Go on")])).startswith("<|im_end|>\n<|im_start|>user\nGo on")
-    whole = np.concatenate([cut, ids(renderer.tokenizer.encode("<|im_end|>"))])
-    assert renderer.decode(renderer.extend(whole, [user("Go on")])).startswith("\n<|im_start|>user")
-    assert renderer.decode(renderer.extend(renderer.render([user("x")], generate=False), [user("y")])).startswith(
-        "<|im_st"
+@given(
+    messages=st.lists(LOOSE, min_size=1, max_size=6),
+    tools=st.sampled_from(TOOLSETS),
+    options=st.sampled_from([{}, {"enable_thinking": True}, {"enable_thinking": False}, {"enable_thinking": 0}]),
+    generate=st.booleans(),
+)
+def test_our_template_file_is_the_official_one_on_any_dictionaries(
+    official, compiled, messages, tools, options, generate
+):
+    if messages[0]["role"] == "system" and not isinstance(messages[0]["content"], str):
+        messages = [{"role": "user", "content": "Hi"}, *messages]  # the official template fails on such an opening
+    given_tools = [tool.as_json() for tool in tools] or None
+    ours, theirs = (
+        template.render(messages=messages, tools=given_tools, add_generation_prompt=generate, **options)
+        for template in (compiled(TEMPLATE.read_text()), official)
     )
-    with pytest.raises(TemplateError):
-        renderer.extend(start, [assistant("no")])
+    assert ours == theirs
 
 
-BAD = {
-    "unterminated": ('<tool_call>\n{"name": "f", "arguments": {}}\n', "never closed"),
-    "malformed": ('<tool_call>\n{"name": "f", "arguments": {\n</tool_call>', "not valid JSON"),
-    "shape": ('<tool_call>\n["f"]\n</tool_call>', "must be"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_call_is_a_typed_failure_that_the_agent_can_read(renderer, kind):
-    text, said = BAD[kind]
-    message = renderer.parse(ids(renderer.tokenizer.encode("<think>\nHm\n</think>\n\n" + text + "<|im_end|>")))
-    assert [failure.kind for failure in message.failures] == [kind]
-    assert said in failure_text(message.failures[0]) and not message.tool_calls
-
-
-CALL_TEXT = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
-DRAFTS = [
-    f"<think>\nI could {CALL_TEXT} but no\n</think>\n\nDone.",
-    f"<think>\nI could {CALL_TEXT}",  # cut off inside thinking
-    f"I could {CALL_TEXT}\n</think>\n\nDone.",  # the prompt had opened the thinking
-    f"Done.<think>{CALL_TEXT}</think>",
-    f"Done.<think>a</think>b<think>{CALL_TEXT}",
-]
-
-
-@pytest.mark.parametrize("draft", DRAFTS)
-def test_a_call_drafted_inside_thinking_never_runs(renderer, draft):
-    message = renderer.parse(ids(renderer.tokenizer.encode(draft)))
-    assert not message.tool_calls and not message.failures
-    assert "<tool_call>" in message.reasoning
-
-
-def test_calls_around_text_and_arguments_encoded_twice(renderer):
-    twice = json.dumps({"name": "g", "arguments": json.dumps({"b": [2]})})
-    text = f"First {CALL_TEXT} then <tool_call>{twice}</tool_call> end<|im_end|>"
-    message = renderer.parse(ids(renderer.tokenizer.encode(text)), thinking=OFF)
-    assert [(c.id, c.name, c.arguments) for c in message.tool_calls] == [
-        ("call_0", "f", {"a": 1}),
-        ("call_1", "g", {"b": [2]}),
-    ]
-    assert message.text == "First  then  end" and message.tool_calls[1].raw == twice
+def test_what_cannot_be_rendered_is_said(renderer):
+    with pytest.raises(TemplateError, match="without messages"):
+        renderer.render([])
+    call = ToolCall(id="", name="f", arguments={"a": {1, 2}})
+    with pytest.raises(TemplateError, match="arguments of a call to 'f' cannot be written as JSON"):
+        renderer.render([user("x"), assistant(tool_calls=(call,))])
+    half = renderer.render([user("half a pair: \ud83d")])
+    assert "half a pair: \ufffd" in renderer.decode(half)
 
 
 def test_budget_in_this_vocabulary_and_thinking_counted(renderer):
@@ -267,14 +178,26 @@ def test_budget_in_this_vocabulary_and_thinking_counted(renderer):
     assert limit is not None and renderer.decode(ids(limit.closing)) == CLOSING
     assert limit.closing.count(limit.close_id) == 1
     assert renderer.thinking_limit(Thinking()) is None and renderer.thinking_limit(OFF) is None
-    tokens = ids(renderer.tokenizer.encode("<think>abc</think>def"))
-    assert renderer.thinking_tokens(tokens) == len(renderer.tokenizer.encode("abc"))
+    for text in ("<think>abc</think>def", "<think>abc", "abc</think>def"):
+        assert renderer.thinking_tokens(ids(renderer.tokenizer.encode(text))) == len(renderer.tokenizer.encode("abc"))
+    assert renderer.thinking_tokens(ids(renderer.tokenizer.encode("abc<|im_end|>"))) == 0
+
+
+@pytest.mark.parametrize("closing", ["", "no end", "</think></think>", "<think></think>", "</think><|im_end|>"])
+def test_a_closing_text_ends_the_thinking_and_nothing_else(tokenizer, closing):
+    with pytest.raises(TemplateError, match="expected one </think>"):
+        Qwen3Renderer(tokenizer, closing=closing)
 
 
 def test_the_last_soft_switch_wins():
     assert mode_of([user("a /no_think"), user("b /think")], OFF).enabled
-    assert not mode_of([system("/think"), user("b /think then /no_think")], Thinking()).enabled
-    assert mode_of([user("b"), assistant("/no_think")], Thinking(budget=3)) == Thinking(budget=3)
+    assert not mode_of([system("/think"), user("b /think then /no_think.")], Thinking()).enabled
+    assert mode_of([user("b"), assistant("/no_think"), tool_result("/no_think")], Thinking(budget=3)) == Thinking(
+        budget=3
+    )
+    assert mode_of([user("/no_think"), user("no switch")], Thinking(budget=3)) == Thinking(enabled=False, budget=3)
+    for text in ("cat src/think.py", "https://host/think", "/thinking", "/think/of", "/no_thinking", "/think-tank"):
+        assert not mode_of([user(text)], OFF).enabled and mode_of([user(text)], Thinking()).enabled, text
 
 
 def test_a_saved_tokenizer_is_one_that_transformers_opens(tmp_path, tokenizer):
@@ -295,20 +218,3 @@ def test_a_saved_tokenizer_is_one_that_transformers_opens(tmp_path, tokenizer):
             return_dict=False,
         )
         assert list(got) == ours.render(messages, tools=tools, thinking=Thinking(enabled=enabled)).tolist()
-
-
-@given(text=st.text(max_size=60))
-def test_any_text_survives_the_small_bpe(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_a_wrong_tokenizer_is_named(tmp_path, tokenizer):
-    with pytest.raises(CheckpointError, match="no tokenizer at"):
-        Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="can be read"):
-        Tokenizer.load(tmp_path)
-    with pytest.raises(CheckpointError, match="has no token"):
-        tokenizer.id("<nope>")
-    with pytest.raises(CheckpointError, match="belongs to another checkpoint"):
-        tokenizer.check_fits(100, "here")
