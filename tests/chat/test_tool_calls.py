@@ -106,6 +106,12 @@ def test_a_call_drafted_inside_thinking_never_runs(renderer, case, thinking):
     assert not message.tool_calls and DRAFT in message.reasoning
 
 
+def test_a_closing_tag_in_a_string_is_text_only_once_the_thinking_is_over(renderer):
+    """Where thinking was never seen to end, the same call may be a draft, and the tag its end."""
+    assert named(parsed(renderer, REAL, OFF)) and named(parsed(renderer, "<think>a</think>" + REAL))
+    assert not parsed(renderer, REAL).tool_calls and not parsed(renderer, "<think>a" + REAL).tool_calls
+
+
 PIECES = st.sampled_from(["think", "cut", "call", "text"])
 
 
