@@ -218,3 +218,7 @@ def test_a_saved_tokenizer_is_one_that_transformers_opens(tmp_path, tokenizer):
             return_dict=False,
         )
         assert list(got) == ours.render(messages, tools=tools, thinking=Thinking(enabled=enabled)).tolist()
+    words = 'two  spaces\t\u00a0 e\u0301 漢字 <think>\n{"name": "x"}</tool_call>\r\n'
+    assert theirs(words)["input_ids"] == tokenizer.encode(words) and theirs.decode(tokenizer.encode(words)) == words
+    theirs.save_pretrained(tmp_path / "again")  # and what transformers saves, we open
+    assert load_renderer(tmp_path / "again").tokenizer.encode(words) == tokenizer.encode(words)
