@@ -1,0 +1,259 @@
+"""The embedded engine at its door: what it samples, what it computes, and how it fails."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+
+from askesis.inference import EmbeddedEngine
+from askesis.models import save_checkpoint
+from askesis.types import ContextOverflow, EngineError, Sampling, ThinkingLimit, ids
+
+VOCAB = 96
+
+
+def prompt(seed, length):
+    return ids(np.random.default_rng(seed).integers(0, VOCAB, size=length))
+
+
+def recomputed(model, context, completion, temperature=1.0):
+    """What a trainer computes: one full forward over the sequence."""
+    sequence = torch.tensor(np.concatenate([context, completion.token_ids]), dtype=torch.long)[None]
+    with torch.no_grad():
+        logprobs = (model.logits(model(sequence))[0] / temperature).log_softmax(dim=-1)
+    return logprobs[len(context) - 1 : -1].gather(1, sequence[0, len(context) :, None])[:, 0].numpy()
+
+
+async def play(engine, context, turns, sampling, session=None):
+    """A conversation: (context, completion) of each turn; an observation of 7 tokens follows every turn."""
+    said = []
+    for turn in range(turns):
+        completion = await engine.generate(context, sampling, session=session)
+        said.append((context, completion))
+        context = np.concatenate([context, completion.token_ids, prompt(1000 + turn, 7)])
+    return said
+
+
+async def test_greedy_equals_transformers_generate(model, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save_checkpoint(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    engine = EmbeddedEngine(model, slots=4, context_length=128)
+    prompts = [prompt(i, 3 + 5 * i) for i in range(6)]
+    ours = await asyncio.gather(*(engine.generate(p, Sampling(temperature=0, max_tokens=24)) for p in prompts))
+    for p, completion in zip(prompts, ours, strict=True):
+        given = torch.tensor(p, dtype=torch.long)[None]
+        out = theirs.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=24)
+        assert completion.token_ids.tolist() == out[0, len(p) :].tolist()
+        np.testing.assert_allclose(completion.logprobs, recomputed(model, p, completion), atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+async def test_logprobs_are_the_trainers_over_turns_lengths_and_forced_tokens(model, temperature):
+    engine = EmbeddedEngine(model, slots=5, context_length=400, prefill_tokens=32)
+    limit = ThinkingLimit(budget=3, open_id=1, close_id=2, closing=(9, 2, 8), open=True)
+
+    async def episode(i):
+        sampling = Sampling(
+            temperature=temperature, max_tokens=9 + i, stop=(5, 6), seed=i, thinking=limit if i % 2 else None
+        )
+        return await play(engine, prompt(i, 3 + 11 * i), 4, sampling, session=f"s{i}")
+
+    forced = 0
+    for said in await asyncio.gather(*(episode(i) for i in range(12))):
+        for context, completion in said:
+            expected = recomputed(model, context, completion, temperature)
+            expected[completion.forced] = 0.0
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+            forced += int(completion.forced.sum())
+    assert forced > 0
+    await engine.close()
+
+
+async def test_a_seed_gives_the_same_tokens_whatever_shares_the_batch(model):
+    crowd = [prompt(i, 2 + i % 30) for i in range(20)]
+    how = Sampling(max_tokens=20, seed=11, top_k=40, top_p=0.95, min_p=0.001, temperature=0.9)
+    alone = await EmbeddedEngine(model, slots=1, context_length=100).generate(crowd[3], how)
+    engine = EmbeddedEngine(model, slots=16, context_length=100)
+    requests = [engine.generate(p, how if i == 3 else Sampling(max_tokens=5 + i, seed=i)) for i, p in enumerate(crowd)]
+    together = (await asyncio.gather(*requests))[3]
+    assert alone.token_ids.tolist() == together.token_ids.tolist()
+    np.testing.assert_allclose(alone.logprobs, together.logprobs, atol=1e-4)
+    other = await engine.generate(crowd[3], Sampling(max_tokens=20, seed=12))
+    unseeded = [await engine.generate(crowd[3], Sampling(max_tokens=20)) for _ in range(2)]
+    assert len({tuple(c.token_ids.tolist()) for c in (alone, other, *unseeded)}) == 4
+
+
+async def test_an_episode_computes_nothing_twice(model):
+    engine = EmbeddedEngine(model, slots=2, context_length=300)
+    said = await play(engine, prompt(0, 30), 4, Sampling(max_tokens=12, seed=1), session="episode")
+    context, completion = said[-1]
+    stats = engine.stats()
+    distinct = len(context) + len(completion.token_ids) - 1  # the very last token is never fed
+    assert (stats.computed_tokens, stats.recomputed_tokens) == (distinct, 0)
+    assert stats.sampled_tokens == 4 * 12
+
+
+async def test_a_changed_continuation_keeps_the_common_prefix(model):
+    engine = EmbeddedEngine(model, slots=1, rows=1, context_length=300)
+    how = Sampling(max_tokens=4, temperature=0)
+    first = prompt(0, 40)
+    await engine.generate(first, how, session="a")
+    before = engine.stats().computed_tokens
+    second = np.concatenate([first[:25], prompt(1, 10)])
+    second[25] = (first[25] + 1) % VOCAB
+    completion = await engine.generate(second, how, session="a")
+    assert engine.stats().computed_tokens - before == 10 + 3
+    np.testing.assert_allclose(completion.logprobs, recomputed(model, second, completion), atol=1e-4)
+
+
+async def test_a_group_computes_its_prompt_once(model):
+    engine = EmbeddedEngine(model, slots=16, context_length=200)
+    shared = prompt(0, 60)
+    out = await asyncio.gather(
+        *(engine.generate(shared, Sampling(max_tokens=8, seed=i), session=f"g{i}") for i in range(16))
+    )
+    stats = engine.stats()
+    assert stats.computed_tokens == 60 + 15 + 16 * 7  # each feeds the last token of the prompt for itself
+    assert stats.copied_tokens == 15 * 59
+    for completion in out:
+        np.testing.assert_allclose(completion.logprobs, recomputed(model, shared, completion), atol=1e-4)
+
+
+async def test_many_more_episodes_than_rows(model):
+    engine = EmbeddedEngine(model, slots=4, rows=6, context_length=200)
+    episodes = await asyncio.gather(
+        *(play(engine, prompt(i, 10), 3, Sampling(max_tokens=6, seed=i), session=f"e{i}") for i in range(40))
+    )
+    for said in episodes:
+        for context, completion in said:
+            np.testing.assert_allclose(completion.logprobs, recomputed(model, context, completion), atol=1e-4)
+    stats = engine.stats()
+    assert stats.evictions > 0 and stats.recomputed_tokens > 0
+    assert 0 < stats.occupancy <= 1 and stats.running == stats.waiting == 0
+
+
+async def test_length_stop_and_context(model, scripted):
+    engine = EmbeddedEngine(scripted({}), slots=2, context_length=32)
+    out = await engine.generate(ids([10]), Sampling(temperature=0, max_tokens=9, stop=(80, 15)))
+    assert (out.token_ids.tolist(), out.finish_reason) == ([11, 12, 13, 14, 15], "stop")
+    out = await engine.generate(ids([10]), Sampling(temperature=0, max_tokens=3))
+    assert (out.token_ids.tolist(), out.finish_reason) == ([11, 12, 13], "length")
+    out = await engine.generate(prompt(0, 30), Sampling(max_tokens=9))
+    assert (len(out.token_ids), out.finish_reason) == (2, "length")
+    with pytest.raises(ContextOverflow, match="32 tokens leaves no room"):
+        await engine.generate(prompt(0, 32), Sampling())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sampling", "message"),
+    [
+        ([], Sampling(), "at least one token"),
+        ([1, VOCAB], Sampling(), f"token id {VOCAB}; the vocabulary has ids 0 to {VOCAB - 1}"),
+        ([-1], Sampling(), "token id -1"),
+        ([1.5], Sampling(), "whole numbers"),
+        ([1], Sampling(temperature=-1), "temperature=-1"),
+        ([1], Sampling(temperature=float("nan")), "temperature=nan"),
+        ([1], Sampling(top_p=0), "top_p=0"),
+        ([1], Sampling(top_k=-1), "top_k=-1"),
+        ([1], Sampling(min_p=2), "min_p=2"),
+        ([1], Sampling(max_tokens=0), "max_tokens=0"),
+        ([1], Sampling(stop=(VOCAB,)), "stop has ids outside"),
+        ([1], Sampling(thinking=ThinkingLimit(budget=1, open_id=1, close_id=2, closing=(3,))), "lacks close_id=2"),
+    ],
+)
+async def test_bad_requests_are_refused_in_one_clear_message(model, tokens, sampling, message):
+    engine = EmbeddedEngine(model, slots=2, context_length=32)
+    with pytest.raises(EngineError, match=message):
+        await engine.generate(np.asarray(tokens) if tokens else ids([]), sampling)
+
+
+async def test_cancelling_a_request_frees_its_slot(model):
+    engine = EmbeddedEngine(model, slots=1, context_length=2000)
+    running = asyncio.create_task(engine.generate(prompt(0, 5), Sampling(max_tokens=1900)))
+    waiting = asyncio.create_task(engine.generate(prompt(1, 5), Sampling(max_tokens=1900)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (engine.stats().running, engine.stats().waiting) == (1, 1)
+    waiting.cancel()
+    running.cancel()
+    await asyncio.gather(running, waiting, return_exceptions=True)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    assert len((await engine.generate(prompt(2, 5), Sampling(max_tokens=3))).token_ids) == 3
+
+
+async def test_close_and_a_failing_step_fail_what_is_in_flight(model, monkeypatch):
+    engine = EmbeddedEngine(model, slots=1, context_length=2000)
+    tasks = [asyncio.create_task(engine.generate(prompt(i, 5), Sampling(max_tokens=1900))) for i in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    monkeypatch.setattr(model, "logits", lambda hidden: 1 / 0)
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(result, EngineError) and "ZeroDivisionError" in str(result)
+    monkeypatch.undo()
+    tasks = [asyncio.create_task(engine.generate(prompt(i, 5), Sampling(max_tokens=1900))) for i in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await engine.close()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(result, EngineError) and "closed" in str(result)
+    with pytest.raises(EngineError, match="closed"):
+        await engine.generate(prompt(0, 5), Sampling())
+    await engine.close()
+
+
+async def test_weights_that_are_not_finite_are_an_error_and_leave_no_trace(model):
+    engine = EmbeddedEngine(model, slots=2, context_length=64)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    broken = {name: torch.full_like(value, float("nan")) for name, value in kept.items()}
+    await engine.update_weights(broken, 1)
+    with pytest.raises(EngineError, match="not finite under weights version 1"):
+        await engine.generate(prompt(0, 5), Sampling())
+    await engine.update_weights(kept, 2)
+    out = await engine.generate(prompt(0, 5), Sampling(max_tokens=5))
+    np.testing.assert_allclose(out.logprobs, recomputed(model, prompt(0, 5), out), atol=1e-4)
+
+
+async def test_weights_update_in_place_and_by_value(model):
+    engine = EmbeddedEngine(model, slots=2, context_length=64)
+    how, context = Sampling(temperature=0, max_tokens=6), prompt(0, 20)
+    first = await engine.generate(context, how, session="s")
+    assert first.policy_versions.tolist() == [0] * 6
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+    with pytest.raises(EngineError, match="changed in place"):
+        await engine.generate(context, how, session="s")
+    await engine.update_weights({}, 7)
+    second = await engine.generate(context, how, session="s")
+    assert second.policy_versions.tolist() == [7] * 6
+    np.testing.assert_allclose(second.logprobs, recomputed(model, context, second), atol=1e-4)
+    assert engine.stats().recomputed_tokens == 19  # what the old weights had computed of the prompt
+    state = {name: value / 1.3 for name, value in model.state_dict().items()}
+    for wrong, message in (
+        ({**state, "model.norm.weight": torch.ones(3)}, "expected \\(32,\\)"),
+        ({**state, "model.nrom.weight": torch.ones(32)}, "unknown \\['model.nrom.weight'\\]"),
+        ({k: v for k, v in state.items() if "norm" not in k}, "missing"),
+    ):
+        with pytest.raises(EngineError, match=message):
+            await engine.update_weights(wrong, 8)
+    await engine.update_weights(state, 8)
+    third = await engine.generate(context, how, session="s")
+    np.testing.assert_allclose(third.logprobs, first.logprobs, atol=1e-4)
+    assert engine.version == 8
+
+
+async def test_an_update_in_flight_shows_in_the_versions(model):
+    engine = EmbeddedEngine(model, slots=2, context_length=256)
+    task = asyncio.create_task(engine.generate(prompt(0, 9), Sampling(max_tokens=200)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    await engine.update_weights({}, 1)
+    out = await task
+    versions = out.policy_versions
+    assert versions[0] == 0 and versions[-1] == 1 and (np.diff(versions) >= 0).all()
+    late = versions == 1
+    np.testing.assert_allclose(out.logprobs[late], recomputed(model, prompt(0, 9), out)[late], atol=1e-4)
