@@ -1,20 +1,23 @@
 """Qwen3 dense and mixture-of-experts models in torch, their sizes, and checkpoints in the Hugging Face layout."""
 
+from askesis.models.causal_lm import Attention, CausalLM
 from askesis.models.checkpoint import build, fingerprint, load_checkpoint, read_config, save_checkpoint
 from askesis.models.config import ModelConfig
-from askesis.models.qwen3 import Attention, Qwen3, causal
-from askesis.models.qwen3_moe import Qwen3Moe, load_balancing_loss
-from askesis.models.sizes import CONTEXT, LONG_CONTEXT, SIZES, Counts, count_parameters
+from askesis.models.qwen3 import Qwen3, causal
+from askesis.models.qwen3_moe import Qwen3Moe, load_balancing_loss, router_logits
+from askesis.models.sizes import CONTEXT, SIZES, Counts, count_parameters
+from askesis.models.transformers_lm import TransformersLM
 
 __all__ = [
     "CONTEXT",
-    "LONG_CONTEXT",
     "SIZES",
     "Attention",
+    "CausalLM",
     "Counts",
     "ModelConfig",
     "Qwen3",
     "Qwen3Moe",
+    "TransformersLM",
     "build",
     "causal",
     "count_parameters",
@@ -22,5 +25,6 @@ __all__ = [
     "load_balancing_loss",
     "load_checkpoint",
     "read_config",
+    "router_logits",
     "save_checkpoint",
 ]

@@ -7,12 +7,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from askesis.models.config import ModelConfig
 from askesis.models.qwen3 import Qwen3
@@ -22,7 +24,7 @@ from askesis.types import CheckpointError
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
-def build(config: ModelConfig, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Qwen3:
+def build(config: ModelConfig, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Qwen3:
     """The model of a configuration, with memory but no meaningful weights (see `Qwen3.initialise`)."""
     with torch.device(device):
         model = (Qwen3Moe if config.is_moe else Qwen3)(config)
@@ -31,19 +33,14 @@ def build(config: ModelConfig, *, device: str = "cpu", dtype: torch.dtype = torc
 
 def read_config(folder: str | Path) -> ModelConfig:
     """The configuration of a checkpoint. Raises `CheckpointError` if there is none or it is of another architecture."""
-    path = Path(folder) / CONFIG
-    try:
-        return ModelConfig.from_hf(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no checkpoint at {folder}: {CONFIG} is missing; expected a Hugging Face folder"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"no checkpoint at {folder}: {CONFIG} is missing; expected a local Hugging Face folder")
+    return ModelConfig.from_hf(_json(folder / CONFIG))
 
 
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[Qwen3, ModelConfig]:
     """Load a model. Raises `CheckpointError` for a missing folder, shard or tensor, or one of another shape."""
     folder = Path(folder)
@@ -71,12 +68,23 @@ def load_checkpoint(
     return model, config
 
 
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    shards = [WEIGHTS]
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text())
-        shards = sorted(set(index["weight_map"].values()))
-    else:
-        shards = [WEIGHTS]
+        weight_map = _json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{folder / INDEX} has no weight_map")
+        shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise CheckpointError(f"{folder}: weights file {shard} is missing")
@@ -89,61 +97,77 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def save_checkpoint(model: Qwen3, folder: str | Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Write config and weights so that `AutoModelForCausalLM.from_pretrained` opens them.
+    """Write config and weights so that `AutoModelForCausalLM.from_pretrained` opens them; see `replacing`."""
+    with replacing(folder) as scratch:
+        _write(model, scratch, max_shard_bytes)
 
-    The folder appears whole or not at all where it did not exist before; in an existing one (a tokenizer may already
-    be there) each file is replaced whole, weights before the config that names them.
+
+@contextmanager
+def replacing(folder: str | Path) -> Iterator[Path]:
+    """A scratch folder that takes the place of `folder` at the end of the block, if the block succeeds.
+
+    Where there was no folder it appears whole or not at all. In an existing one (a tokenizer may already be there)
+    each file is replaced whole; whoever is killed in between leaves the old checkpoint, the new one, or one that
+    `load_checkpoint` refuses, never a mixture that loads: without its index, a set of shards is no checkpoint.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(model, scratch, max_shard_bytes)
+        yield scratch
         if not folder.exists():
             scratch.chmod(0o755)
             scratch.rename(folder)
             return
+        new = {path.name for path in scratch.iterdir()}
+        (folder / INDEX).unlink(missing_ok=True)
+        for name in sorted(new, key=lambda name: (name.endswith(".json"), name == INDEX)):
+            (scratch / name).replace(folder / name)
         for stale in folder.glob("model*.safetensors*"):
-            if not (scratch / stale.name).exists():
+            if stale.name not in new:
                 stale.unlink()
-        for path in sorted(scratch.iterdir(), key=lambda path: path.suffix == ".json"):
-            path.replace(folder / path.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(model: Qwen3, folder: Path, max_shard_bytes: int) -> None:
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    shards: list[dict[str, Tensor]] = [{}]
+    parameters = dict(model.named_parameters())
+    shards: list[list[str]] = [[]]
     size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
-            shards.append({})
+    for name, parameter in parameters.items():
+        if shards[-1] and size + parameter.nbytes > max_shard_bytes:
+            shards.append([])
             size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
-    else:
-        weight_map = {}
-        for number, shard in enumerate(shards, 1):
-            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            save_file(shard, folder / file, metadata={"format": "pt"})
-            weight_map.update(dict.fromkeys(shard, file))
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=1))
+        shards[-1].append(name)
+        size += parameter.nbytes
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        shard = {name: parameters[name].detach().cpu().contiguous() for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        total = sum(parameter.nbytes for parameter in parameters.values())
+        _put(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    (folder / CONFIG).write_text(json.dumps(model.config.to_hf(dtype), indent=2) + "\n")
-    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
-    generation |= {k: v for k in ("eos_token_id", "pad_token_id") if (v := getattr(model.config, k)) is not None}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    raw = model.config.to_hf(dtype)
+    _put(folder / CONFIG, raw)
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}  # Qwen3's own, for thinking
+    ends = {key: raw[key] for key in ("eos_token_id", "pad_token_id") if key in raw}
+    _put(folder / "generation_config.json", sampling | ends)
 
 
-def fingerprint(model: Qwen3) -> str:
-    """16 hex digits over all weights, whatever the order of the parameters: equal weights, equal fingerprint."""
+def _put(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits over the names, shapes and bytes of all weights; the order of the parameters does not count.
+
+    It costs one pass of SHA-256 over the weights, on the CPU.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class ModelConfig:
     norm_topk_prob: bool = True
     yarn_factor: float | None = None
     yarn_original: int = 32768
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
@@ -60,16 +61,16 @@ class ModelConfig:
         """Whether the feed-forward layers are mixtures of experts."""
         return self.num_experts > 0
 
+    @property
+    def context_length(self) -> int:
+        """Tokens for which positions are meant: the native ones, or as many as YaRN stretches them to."""
+        stretched = 0 if self.yarn_factor is None else int(self.yarn_factor * self.yarn_original)
+        return max(self.max_position_embeddings, stretched)
+
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> ModelConfig:
         """From the content of `config.json`, old (`rope_theta`) or new (`rope_parameters`). Raises CheckpointError."""
-        architecture = (raw.get("architectures") or [""])[0]
-        if architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise CheckpointError(
-                f"config.json: architecture {architecture!r} is not one that Askesis runs itself"
-                f"{nearest(architecture, ARCHITECTURES)} (known: {known})"
-            )
+        architecture = _architecture(raw)
         moe = ARCHITECTURES[architecture] == "qwen3_moe"
         if "num_local_experts" in raw:  # what transformers 5 writes for the hub's `num_experts`
             raw = {"num_experts": raw["num_local_experts"], **raw}
@@ -78,30 +79,24 @@ class ModelConfig:
         missing = [key for key in required if key not in raw]
         if missing:
             raise CheckpointError(f"config.json of a {architecture} lacks {', '.join(missing)}")
-        if moe and (raw.get("mlp_only_layers") or raw.get("decoder_sparse_step", 1) != 1):
-            raise CheckpointError("config.json: Qwen3 MoE with dense layers in between is not supported")
-        if raw.get("attention_bias") or raw.get("use_sliding_window"):
-            raise CheckpointError(
-                "config.json: attention_bias and use_sliding_window are not supported; Qwen3 has none"
-            )
-        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "yarn"):
-            raise CheckpointError(f"config.json: rope_type {kind!r} is not supported (known: default, yarn)")
+        _refuse_what_qwen3_has_not(raw)
         eos = raw.get("eos_token_id")
-        return cls(
-            **{key: raw[key] for key in required if key in cls.__slots__},
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
-            max_position_embeddings=raw.get("max_position_embeddings", 40960),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-            rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            yarn_factor=float(rope["factor"]) if kind == "yarn" else None,
-            yarn_original=int(rope.get("original_max_position_embeddings", 32768)),
-            eos_token_id=eos[0] if isinstance(eos, list) else eos,
-            pad_token_id=raw.get("pad_token_id"),
-            **(_moe_fields(raw) if moe else {}),
-        )
+        raw = {"max_position_embeddings": 32768, **raw}
+        try:
+            sizes: dict[str, Any] = {key: _whole(raw, key) for key in (*required, "max_position_embeddings")}
+            head_dim = 128 if not moe else sizes["hidden_size"] // max(sizes["num_attention_heads"], 1)
+            return cls(
+                **(_moe_fields(raw) if moe else {}),
+                **sizes,
+                **_rope_fields(raw),
+                head_dim=raw.get("head_dim") or head_dim,  # missing: as transformers fills it
+                rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
+                pad_token_id=raw.get("pad_token_id"),
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"config.json of a {architecture}: a value has the wrong type: {error}") from error
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The content of a `config.json` that transformers 5 reads."""
@@ -124,7 +119,8 @@ class ModelConfig:
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
             "rope_parameters": rope,
-            "rope_theta": self.rope_theta,  # older readers look here
+            "rope_theta": self.rope_theta,  # transformers 4 and its contemporaries look here
+            "rope_scaling": None if self.yarn_factor is None else rope,  # and here
             "rms_norm_eps": self.rms_norm_eps,
             "tie_word_embeddings": self.tie_word_embeddings,
             "hidden_act": "silu",
@@ -143,10 +139,66 @@ class ModelConfig:
                 "mlp_only_layers": [],
             }
         if self.eos_token_id is not None:
-            raw["eos_token_id"] = self.eos_token_id
+            raw["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
         if self.pad_token_id is not None:
             raw["pad_token_id"] = self.pad_token_id
         return raw
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    named = raw.get("architectures") or [
+        name for name, model_type in ARCHITECTURES.items() if model_type == raw.get("model_type")
+    ]
+    architecture = str(named[0]) if named else ""
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"config.json: architecture {architecture!r} is not one that Askesis runs itself "
+            f"(those are {', '.join(ARCHITECTURES)}){nearest(architecture, ARCHITECTURES)}; "
+            "askesis.models.TransformersLM.load opens others, for full forward passes"
+        )
+    return architecture
+
+
+def _refuse_what_qwen3_has_not(raw: Mapping[str, Any]) -> None:
+    """Keys that would change the mathematics: better no model than a subtly different one."""
+    ours = {"attention_bias": False, "use_sliding_window": False, "hidden_act": "silu", "quantization_config": None}
+    ours |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+    for key, value in ours.items():
+        if (got := raw.get(key) or value) != value:
+            raise CheckpointError(f"config.json: {key}={got!r} is not supported; Qwen3 as published has {value!r}")
+
+
+def _whole(raw: Mapping[str, Any], key: str) -> int:
+    value = raw[key]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CheckpointError(f"config.json: {key}={value!r}, expected a whole number")
+    return value
+
+
+def _rope_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Theta and YaRN from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = {"rope_theta": float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0)))}
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise CheckpointError("config.json: partial_rotary_factor is not supported; Qwen3 rotates whole heads")
+    if kind == "default":
+        return theta
+    if kind != "yarn" or "factor" not in rope:
+        raise CheckpointError(f"config.json: rope {rope!r} is not supported (known: default, and yarn with a factor)")
+    factor = float(rope["factor"])
+    usual: dict[str, Any] = {
+        "attention_factor": 0.1 * math.log(factor) + 1.0,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "truncate": True,
+    }
+    usual |= {"mscale": None, "mscale_all_dim": None}
+    for key, value in usual.items():
+        if rope.get(key) not in (None, value):
+            raise CheckpointError(f"config.json: yarn with {key}={rope[key]!r} is not supported (only {value!r})")
+    original = rope.get("original_max_position_embeddings") or raw.get("max_position_embeddings", 32768)
+    return theta | {"yarn_factor": factor, "yarn_original": int(original)}
 
 
 def _moe_fields(raw: Mapping[str, Any]) -> dict[str, Any]:

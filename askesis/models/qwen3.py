@@ -7,22 +7,13 @@ before the rotary embedding, SwiGLU, pre-norm, no biases. Parameter names are Hu
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from askesis.models.causal_lm import Attention, CausalLM
 from askesis.models.config import ModelConfig
-
-
-class Attention(Protocol):
-    """How a layer's queries meet keys and values; the engine brings its cache, the trainer its packing.
-
-    q [B, H, T, hd], k and v [B, KV, T, hd], after norm and rotation -> [B, H, T, hd].
-    """
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
 def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -46,7 +37,8 @@ class RMSNorm(nn.Module):
 class Rotary(nn.Module):
     """Rotary position embedding (arXiv 2104.09864), with YaRN's stretching where the configuration asks for it.
 
-    The table of angles is not a parameter and never saved; it grows to the longest position met.
+    The table of angles is not a parameter and never saved. It is made at the first use, for every position that the
+    configuration allows, and grows beyond only when asked to.
     """
 
     cos: Tensor
@@ -62,7 +54,7 @@ class Rotary(nn.Module):
         """Make sure that positions 0..length-1 have their angles, on the device and in the type of `like`."""
         if self.cos.shape[0] >= length and self.cos.device == like.device and self.cos.dtype == like.dtype:
             return
-        size = max(length, 1024)
+        size = max(length, self.config.context_length)
         inverse, scale = _frequencies(self.config)
         angles = torch.outer(torch.arange(size, dtype=torch.float64), inverse)
         angles = torch.cat((angles, angles), dim=-1)
@@ -91,9 +83,9 @@ def _frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [B, heads, T, hd] by the angles [B or 1, 1, T, hd]."""
+    """Rotate x [B, heads, T, hd] by the angles [T, hd] or [B, 1, T, hd]."""
     half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((-x[..., half:], x[..., :half]), dim=-1), sin)
 
 
 class SelfAttention(nn.Module):
@@ -168,7 +160,7 @@ class Body(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class Qwen3(nn.Module):
+class Qwen3(CausalLM):
     """The causal language model. `forward` gives hidden states; `logits` turns those one wants into scores."""
 
     body_class: type[Body] = Body
@@ -186,25 +178,27 @@ class Qwen3(nn.Module):
         """Fresh weights: normal with deviation `std`, norms at one; the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0.0, std, generator=generator)
-                elif "norm" in name:
+            for parameter in self.parameters():
+                if parameter.ndim > 1:  # drawn on the CPU in float32, so that device and type do not change the draw
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+                else:
                     parameter.fill_(1.0)
 
-    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, attention: Attention = causal) -> Tensor:
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, attention: Attention | None = None) -> Tensor:
         """tokens [B, T] int64, positions [B, T] (default 0..T-1 in each row) -> normed hidden states [B, T, D].
 
-        With explicit positions the caller has called `rotary.reserve` for the longest of them.
+        A caller with positions past `config.context_length` calls `rotary.reserve` for the longest first:
+        to look at them here would make the device wait.
         """
         x = self.model.embed_tokens(tokens)
+        length = tokens.shape[1]
+        self.rotary.reserve(length, x)
         if positions is None:
-            self.rotary.reserve(tokens.shape[1], x)
-            cos, sin = self.rotary.cos[None, None, : tokens.shape[1]], self.rotary.sin[None, None, : tokens.shape[1]]
+            cos, sin = self.rotary.cos[:length], self.rotary.sin[:length]
         else:
             cos, sin = self.rotary.cos[positions][:, None], self.rotary.sin[positions][:, None]
         for layer in self.model.layers:
-            x = layer(x, cos, sin, attention)
+            x = layer(x, cos, sin, attention or causal)
         out: Tensor = self.model.norm(x)
         return out
 

@@ -1,11 +1,14 @@
 """Qwen3, mixture of experts: the dense model with another feed-forward layer.
 
 Source: arXiv 2505.09388: softmax router, top-k of 128 experts, weights renormalised over the chosen
-(`norm_topk_prob`), no shared expert. The load-balancing loss is over the global batch (arXiv 2501.11873); the router's
-last scores are kept on each layer for it.
+(`norm_topk_prob`), no shared expert. For the load-balancing loss a trainer runs the model inside `router_logits` and
+gives what that collected to `load_balancing_loss`; the model itself keeps nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from askesis.models.qwen3 import MLP, Body, Layer, Qwen3
 
 
 class Experts(nn.Module):
-    """A router and its experts. `router_logits` [tokens, experts] are those of the last forward."""
+    """A router (`gate`) and its experts."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -25,37 +28,51 @@ class Experts(nn.Module):
         self.experts = nn.ModuleList(
             MLP(config.hidden_size, config.moe_intermediate_size) for _ in range(config.num_experts)
         )
-        self.router_logits: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; each expert runs once, over the tokens that chose it."""
+        """x [B, T, D] -> [B, T, D]; each chosen expert runs once, over the tokens that chose it."""
         flat = x.reshape(-1, x.shape[-1])
-        self.router_logits = self.gate(flat)
-        weights, chosen = F.softmax(self.router_logits.float(), dim=-1).topk(self.top_k, dim=-1)
+        weights, chosen = F.softmax(self.gate(flat), dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        weights = weights.to(x.dtype)
-        out = torch.zeros_like(flat)
-        order = chosen.flatten().argsort()
-        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
-        for expert, slots in zip(self.experts, torch.split(order, counts), strict=True):
-            if len(slots):
-                picked = slots // self.top_k
-                out = out.index_add(0, picked, expert(flat[picked]) * weights.flatten()[slots, None])
-        return out.view_as(x)
+        choices = chosen.flatten()
+        order = choices.argsort(stable=True)  # every (token, choice), expert by expert
+        counts = torch.bincount(choices, minlength=len(self.experts)).tolist()
+        rows = torch.split(flat[order // self.top_k], counts)
+        outputs = torch.cat([expert(part) for expert, part in zip(self.experts, rows, strict=True) if len(part)])
+        per_choice = outputs[order.argsort()].view(*chosen.shape, -1)
+        return torch.einsum("nkd,nk->nd", per_choice, weights.to(x.dtype)).view_as(x)
 
 
-def load_balancing_loss(model: Qwen3Moe) -> Tensor:
-    """The auxiliary loss over the last forward: experts x sum(share of tokens x mean probability); 1 when balanced."""
+@contextmanager
+def router_logits(model: Qwen3) -> Iterator[list[Tensor]]:
+    """Collect the routers' scores of the forwards inside the block: [tokens, experts], one a layer, with gradient.
+
+    Of a dense model the list stays empty.
+    """
+    collected: list[Tensor] = []
+    routers = [module.gate for module in model.modules() if isinstance(module, Experts)]
+    handles = [router.register_forward_hook(lambda _, __, scores: collected.append(scores)) for router in routers]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def load_balancing_loss(logits: Sequence[Tensor], top_k: int) -> Tensor:
+    """experts x sum(share of the choices x mean probability), averaged over layers: 1 where all experts share evenly.
+
+    logits: a layer's router scores [tokens, experts] each, over the whole batch: a share over a micro-batch forces
+    every expert to serve every kind of text. Source: arXiv 2501.11873, equation 1.
+    """
     terms = []
-    for layer in model.model.layers:
-        mlp = layer.mlp
-        if not isinstance(mlp, Experts) or mlp.router_logits is None:
-            continue
-        probabilities = F.softmax(mlp.router_logits.float(), dim=-1)
+    for scores in logits:
+        probabilities = F.softmax(scores, dim=-1, dtype=torch.float32)
         experts = probabilities.shape[-1]
-        chosen = F.one_hot(probabilities.topk(mlp.top_k, dim=-1).indices, experts).float().sum(1)
-        terms.append(experts * (chosen.mean(0) / mlp.top_k * probabilities.mean(0)).sum())
+        choices = probabilities.topk(top_k, dim=-1).indices.flatten()
+        share = torch.bincount(choices, minlength=experts) / choices.numel()
+        terms.append(experts * (share * probabilities.mean(0)).sum())
     return torch.stack(terms).mean()
 
 
