@@ -1,21 +1,23 @@
 # Two commands matter: `make train` and `make test`. Each sets up what it needs on a fresh machine.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d' ' -f1)
 RECIPE ?= repair
+NAME ?=
 
-.PHONY: train test test-full bench setup sandbox lint clean
+.PHONY: train test test-full lint bench setup sandbox clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
 
-test: setup lint  ## everything that is quick
+test: lint  ## everything that is quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not gpu"
 
-test-full: setup lint  ## and the soaks, kills and long comparisons
+test-full: lint  ## and the soaks, kills and long comparisons
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: setup
@@ -29,10 +31,10 @@ bench: setup  ## make bench NAME=sandbox
 
 setup: sandbox $(STAMP)
 
+# The stamp carries a checksum of what decides the installation, so that it is only redone when that changes.
 $(STAMP):
 	@if [ -z "$(PYTHON)" ]; then echo "Askesis needs Python 3.11 or newer; none was found on PATH." >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	rm -f $(VENV)/.ready-*
 	touch $(STAMP)
@@ -43,4 +45,4 @@ sandbox:
 	@command -v bwrap >/dev/null || bash scripts/install-bubblewrap
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
