@@ -29,7 +29,17 @@ from askesis.types import (
 
 def task_to_json(task: Task) -> str:
     """Everything about a task, in a text that is equal for equal tasks."""
-    return json.dumps(asdict(task) | {"data": task.data}, sort_keys=True)
+    return json.dumps(
+        {
+            "env": task.env,
+            "prompt": task.prompt,
+            "data": dict(task.data),
+            "limits": asdict(task.limits),
+            "split": task.split,
+            "id": task.id,
+        },
+        sort_keys=True,
+    )
 
 
 def task_from_json(text: str) -> Task:

@@ -1,9 +1,9 @@
 """The ledger: which prompts were drawn, and what became of each, so that a resumed run can prove that it lost nothing.
 
-A step begins (its draws are entered), its groups are emitted (`TraceStore.add`), and it is committed: every group is
-settled as trained or dropped, and the new version and checkpoint are entered, in one transaction. After a kill,
-`rewind` goes back to the last committed step that has a checkpoint. Along the surviving lineage `check` then finds
-no prompt skipped and none trained twice.
+A step begins (its draws are entered), its groups are emitted (`TraceStore.add`, label `train`), and it is committed:
+every group is settled as trained or dropped, and the new version and checkpoint are entered, in one transaction. After
+a kill, `rewind` goes back to the last committed step that has a checkpoint. Along the surviving lineage `check` then
+finds no prompt skipped and none trained twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from askesis.rollout.database import Database, live
 from askesis.types import StoreError
 
+TRAIN = "train"  # the label of traces that are rolled out to be trained on; no other counts here
 TRAINED = "trained"
 
 
@@ -151,7 +152,8 @@ class Ledger:
     def _check_fates(self) -> Iterable[str]:
         settled = self._database.all(f"SELECT group_id, fate, step FROM settled WHERE {live('settled')}")
         drawn = dict(self._database.all(f"SELECT group_id, step FROM draws WHERE {live('draws')}"))
-        emitted = {row[0] for row in self._database.all(f"SELECT group_id FROM emitted WHERE {live('emitted')}")}
+        rows = self._database.all(f"SELECT group_id FROM emitted WHERE label = ? AND {live('emitted')}", (TRAIN,))
+        emitted = {group for (group,) in rows}
         for group, n in Counter(group for group, _, _ in settled).items():
             if n > 1:
                 yield f"group {group} was settled {n} times"
@@ -173,8 +175,8 @@ class Ledger:
             "emitted.newest FROM settled "
             "JOIN steps ON steps.lineage = settled.lineage AND steps.step = settled.step "
             "JOIN emitted ON emitted.group_id = settled.group_id "
-            f"WHERE settled.fate = ? AND {live('settled')} AND {live('emitted')}",
-            (TRAINED,),
+            f"WHERE settled.fate = ? AND emitted.label = ? AND {live('settled')} AND {live('emitted')}",
+            (TRAINED, TRAIN),
         )
         for group, step, base, staleness, oldest, newest in rows:
             if newest is not None and newest > base:

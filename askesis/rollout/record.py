@@ -13,16 +13,23 @@ import numpy as np
 from askesis.types import Completion, EngineError, Message, Node, Sampling, TokenIds
 
 NO_VERSION = -1  # `policy_versions` of tokens that no policy produced
+_NOTHING: TokenIds = np.empty(0, dtype=np.int32)
 
 
 class TokenRecord:
-    """Grows by messages that were observed and by completions that were sampled."""
+    """Grows by messages that were observed and by completions that were sampled.
 
-    __slots__ = ("_buffer", "_length", "nodes")
+    What is rendered for a turn is staged first, and becomes part of the record with the completion that follows it:
+    the record always ends in a sampled turn, or in messages without tokens.
+    """
+
+    __slots__ = ("_buffer", "_length", "_staged", "_staged_at", "nodes")
 
     def __init__(self, capacity: int = 512) -> None:
         self._buffer = np.empty(capacity, dtype=np.int32)
         self._length = 0
+        self._staged: tuple[Sequence[Message], TokenIds] | None = None
+        self._staged_at = 0.0
         self.nodes: list[Node] = []
 
     def __len__(self) -> int:
@@ -30,24 +37,36 @@ class TokenRecord:
 
     @property
     def tokens(self) -> TokenIds:
-        """All tokens so far, [n]: a read-only view that later growth does not change."""
+        """All tokens so far, staged ones included, [n]: a read-only view that later growth does not change."""
         view = self._buffer[: self._length]
         view.flags.writeable = False
         return view
 
-    def observe(self, messages: Sequence[Message], tokens: TokenIds, *, at: float) -> None:
-        """Append messages that were not sampled. What was rendered in one piece stands at the last of them."""
-        nothing = np.empty(0, dtype=np.int32)
+    def stage(self, messages: Sequence[Message], tokens: TokenIds, *, at: float) -> None:
+        """Append the tokens of messages that were not sampled, for a turn to follow."""
+        self._staged, self._staged_at = (messages, tokens), at
+        self._append(tokens)
+
+    def _keep_staged(self) -> None:
+        """Make nodes of what is staged. What was rendered in one piece stands at the last of its messages."""
+        if self._staged is None:
+            return
+        (messages, tokens), self._staged = self._staged, None
         for message in messages[:-1]:
-            self._observed(message, nothing, at)
-        if messages:
-            self._observed(messages[-1], tokens, at)
-        elif len(tokens):
-            self._observed(Message(role="user"), tokens, at)  # a generation prompt alone: two turns in a row
+            self._observed(message, _NOTHING, self._staged_at)
+        # without a message, two turns follow each other, and the tokens are the second's generation prompt alone
+        self._observed(messages[-1] if messages else Message(role="user"), tokens, self._staged_at)
+
+    def end(self, messages: Sequence[Message], *, at: float) -> None:
+        """Enter messages that no turn followed, without tokens: no model saw them. What is staged is taken back."""
+        if self._staged is not None:
+            self._length -= len(self._staged[1])
+            self._staged = None
+        for message in messages:
+            self._observed(message, _NOTHING, at)
 
     def _observed(self, message: Message, tokens: TokenIds, at: float) -> None:
         count = len(tokens)
-        self._append(tokens)
         self.nodes.append(
             Node(
                 parent=len(self.nodes) - 1,
@@ -66,6 +85,7 @@ class TokenRecord:
         self, message: Message, completion: Completion, *, thinking_tokens: int, started_s: float, ended_s: float
     ) -> None:
         """Append a completion (already checked); its forced tokens carry no loss."""
+        self._keep_staged()
         self._append(completion.token_ids)
         self.nodes.append(
             Node(

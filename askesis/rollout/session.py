@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from askesis.rollout.arguments import complaint
 from askesis.rollout.bounded import bounded
 from askesis.rollout.record import TokenRecord, check_completion
@@ -156,19 +154,19 @@ class EpisodeSession:
         if spent is not None:
             raise self._over(spent)
         thinking = self.spec.thinking if thinking is None else thinking
-        self._observe(thinking)
+        self._render(thinking)
         sampling = self._sampling(thinking)
-        context = self.record.tokens
+        context, asked = self.record.tokens, len(self._messages)
         begun = self.clock()
         completion = await self._speak(context, thinking, sampling)
         now = self.clock()
         self.engine_s += now - begun
         self.meter.engine_s += now - begun
-        if len(self.record) != len(context):
+        if len(self.record) != len(context) or asked != len(self._messages):
             raise self._over(Outcome(by="agent", reason="error", detail="two turns of one session at the same time"))
         return self._spoke(completion, thinking, begun - self._start, now - self._start)
 
-    def _observe(self, thinking: Thinking) -> None:
+    def _render(self, thinking: Thinking) -> None:
         """Make tokens of the messages that were added since the last turn."""
         new = self._messages[self._observed :]
         try:
@@ -178,8 +176,7 @@ class EpisodeSession:
                 tokens = self.renderer.render(new, tools=self._specs, thinking=thinking)
         except TemplateError as error:
             raise self._over(Outcome(by="environment", reason="template", detail=str(error))) from error
-        self.record.observe(new, tokens, at=self.clock() - self._start)
-        self._observed = len(self._messages)
+        self.record.stage(new, tokens, at=self.clock() - self._start)
 
     def _sampling(self, thinking: Thinking) -> Sampling:
         limits, options = self.limits, self.options
@@ -233,7 +230,7 @@ class EpisodeSession:
             failure = Outcome(by="engine", reason="parse", detail=_said(error))
         self.record.sampled(message, completion, thinking_tokens=thought, started_s=started_s, ended_s=ended_s)
         self._messages.append(message)
-        self._observed += 1
+        self._observed = len(self._messages)
         self._turns += 1
         self._spoken += len(tokens)
         self.meter.turns += 1
@@ -316,13 +313,9 @@ class EpisodeSession:
         return EpisodeEnded(f"the episode has ended: {self.outcome.by}, {self.outcome.reason}")
 
     def conclude(self) -> Outcome:
-        """Close the record after the agent's last word, and say who ended the episode.
-
-        Messages that no turn followed keep their place in the trace, without tokens: no model saw them.
-        """
-        unseen = self._messages[self._observed :]
+        """Close the record after the agent's last word, and say who ended the episode."""
+        self.record.end(self._messages[self._observed :], at=self.clock() - self._start)
         self._observed = len(self._messages)
-        self.record.observe(unseen, np.empty(0, dtype=np.int32), at=self.clock() - self._start)
         if self.outcome is None:
             self.outcome = self._stopped()
         try:

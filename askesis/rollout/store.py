@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,6 @@ class TraceStore:
 
     def __init__(self, path: str | Path, *, readonly: bool = False) -> None:
         self._database = Database(path, readonly=readonly)
-        self._tasks: dict[bytes, int] = {}
         self.ledger = Ledger(self._database)
 
     def add(self, traces: Sequence[Trace], *, label: str = "", step: int = 0, group: Group | None = None) -> None:
@@ -53,27 +53,24 @@ class TraceStore:
         """
         finals = None if group is None else {trace.id for trace in group.traces}
         with self._database.transaction(f"add {len(traces)} traces") as connection:
-            new: dict[bytes, int] = {}
-            rows = []
-            for trace in traces:
-                task = self._task(connection, trace.task, new)
-                rows.append(self._row(trace, label, step, task, finals is None or trace.id in finals))
+            keys = {id(trace.task): trace.task for trace in traces}
+            tasks = {at: self._task(connection, task) for at, task in keys.items()}
+            rows = [
+                self._row(trace, label, step, tasks[id(trace.task)], finals is None or trace.id in finals)
+                for trace in traces
+            ]
             connection.executemany(f"INSERT INTO traces VALUES ({', '.join('?' * _COLUMNS)})", rows)
             if group is not None:
                 oldest, newest = version_range(group.traces) or (None, None)
                 entry = (self._database.lineage, step, label, group.id, len(group.traces), len(group.learnable))
                 connection.execute("INSERT INTO emitted VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*entry, oldest, newest))
-        self._tasks |= new
 
-    def _task(self, connection: Any, task: Task, new: dict[bytes, int]) -> int:
-        """The key of a task that is stored once, however many traces have it."""
+    def _task(self, connection: sqlite3.Connection, task: Task) -> int:
+        """The key of a task, which is stored once, however many traces have it."""
         body = task_to_json(task)
         digest = hashlib.blake2b(body.encode(), digest_size=16).digest()
-        key = self._tasks.get(digest) or new.get(digest)
-        if key is None:
-            connection.execute("INSERT OR IGNORE INTO tasks (hash, body) VALUES (?, ?)", (digest, body))
-            key = new[digest] = int(connection.execute("SELECT key FROM tasks WHERE hash = ?", (digest,)).fetchone()[0])
-        return key
+        connection.execute("INSERT OR IGNORE INTO tasks (hash, body) VALUES (?, ?)", (digest, body))
+        return int(connection.execute("SELECT key FROM tasks WHERE hash = ?", (digest,)).fetchone()[0])
 
     def _row(self, trace: Trace, label: str, step: int, task: int, final: bool) -> tuple[Any, ...]:
         return (
@@ -81,11 +78,11 @@ class TraceStore:
             self._database.lineage,
             label,
             step,
-            trace.task.id,
-            trace.group,
+            _plain(trace.task.id),
+            _plain(trace.group),
             trace.thinking.mode,
             trace.outcome.by,
-            trace.outcome.reason,
+            _plain(trace.outcome.reason),
             trace.outcome.learnable,
             trace.success,
             trace.reward,
@@ -190,6 +187,11 @@ class TraceStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _plain(text: str) -> str:
+    """Text for a column that is searched: SQLite takes no half characters. The body keeps the text as it is."""
+    return text.encode(errors="replace").decode()
 
 
 def _number(value: float | None) -> float:
