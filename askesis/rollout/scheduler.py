@@ -61,7 +61,7 @@ class Roller:
 
     engine: what speaks, or `PolicySpeakers`. concurrency: most episodes in flight; take several times the engine's
     slots where tools are slow. retries: how often an episode is played again after an infrastructure failure.
-    temperature: of the sampling; `options` has the rest (and its temperature is overridden). store: gets all traces,
+    options: sampling and time-outs; `temperature`, where given, takes the place of theirs. store: gets all traces,
     those of a group in one transaction. on_trace, on_progress: called as each attempt ends; they must not raise.
     """
 
@@ -72,7 +72,7 @@ class Roller:
         env: Env,
         agent: Agent,
         *,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         concurrency: int = 256,
         retries: int = 2,
         costs: Costs | None = None,
@@ -83,13 +83,14 @@ class Roller:
     ) -> None:
         if concurrency < 1 or retries < 0:
             raise ConfigError(f"roller: concurrency={concurrency}, retries={retries}: expected at least 1 and 0")
+        options = options or EpisodeOptions()
         self.progress = Progress()
         self._stage = Stage(
             speakers=engine if isinstance(engine, Speakers) else EngineSpeakers(engine),
             renderer=renderer,
             env=env,
             agent=agent,
-            options=replace(options or EpisodeOptions(), temperature=temperature),
+            options=options if temperature is None else replace(options, temperature=temperature),
             costs=costs or Costs(),
             meter=self.progress,
         )
