@@ -8,18 +8,20 @@ control goes back to the event loop, so that tools progress while others sample.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from askesis.inference.batch import Array, Batch, Draw
+from askesis.inference.batch import Array, Backend, Batch, Draw
 from askesis.inference.eager import EagerBackend
+from askesis.inference.native import NativeBackend, no_compiler, why_not
 from askesis.inference.rows import Rows
 from askesis.inference.sampling import check, uniform
 from askesis.inference.thinking import Budgets
@@ -85,13 +87,38 @@ class _Counters:
     seconds: float = field(default=0.0)
 
 
+_Wanted = Literal["auto", "native", "torch"]
+
+
+def _backend(model: Qwen3, wanted: _Wanted, *, compile: bool, **sizes: Any) -> Backend:
+    """The fastest backend that there can be here, within what is wanted; says so once where a compiler is missing."""
+    if wanted not in get_args(_Wanted):
+        raise EngineError(f"engine: backend={wanted!r}, expected one of {', '.join(get_args(_Wanted))}")
+    reason = why_not(model)
+    if wanted == "native" and reason is not None:
+        raise EngineError(f"engine: backend 'native' cannot be used: {reason}")
+    if wanted != "torch" and reason is None:
+        try:
+            return NativeBackend(model, **sizes)
+        except EngineError as error:
+            if wanted == "native":
+                raise
+            logging.getLogger(__name__).warning("engine: falls back to torch, which is slower: %s", error)
+    missing = no_compiler() if model.model.embed_tokens.weight.device.type == "cpu" else None
+    if missing is not None and (compile or wanted == "auto"):
+        logging.getLogger(__name__).warning("engine: several times slower than it could be: %s", missing)
+    return EagerBackend(model, compile=compile and missing is None, **sizes)
+
+
 class EmbeddedEngine:
     """`types.Engine` on a model in this process, whose parameters it reads in place.
 
     slots: most requests that run at once; more wait. context_length: most tokens of prompt and completion together.
     rows: requests' and idle sessions' KV caches together (default: four a slot, within 1 GiB). prefill_tokens: most
     prompt tokens a step, so that a long prompt does not hold up those that decode. threads: None leaves torch's.
-    compile: let torch.compile fuse the decode step. Not thread-safe: one event loop at a time.
+    backend: `auto` takes the C++ one where it can (dense, float32, CPU, a compiler), else torch. compile: let
+    torch.compile fuse the torch backend's decode step. seed: of requests without one of their own.
+    Not thread-safe: one event loop at a time.
     """
 
     def __init__(
@@ -104,6 +131,7 @@ class EmbeddedEngine:
         prefill_tokens: int = 2048,
         threads: int | None = None,
         compile: bool = False,
+        backend: _Wanted = "auto",
         seed: int | None = None,
     ) -> None:
         for name, value in (("slots", slots), ("prefill_tokens", prefill_tokens), ("threads", threads or 1)):
@@ -121,7 +149,7 @@ class EmbeddedEngine:
         self._vocab = model.config.vocab_size
         self._rows = Rows(count, context_length)
         self._budgets = Budgets(count)
-        self._backend = EagerBackend(model, rows=count, length=context_length, compile=compile, threads=threads)
+        self._backend = _backend(model, backend, rows=count, length=context_length, compile=compile, threads=threads)
         self._requests: list[_Request | None] = [None] * count
         self._waiting: deque[_Request] = deque()
         self._logprobs = np.zeros((count, context_length), dtype=np.float32)

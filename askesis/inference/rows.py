@@ -82,11 +82,12 @@ class Rows:
         return np.minimum(first, known)
 
     def _idlest(self, source: int, shared: int) -> int:
-        """The row to give away: one of no session first, then the longest idle; not the source if that can be."""
+        """The row to give away: of no session, not the source, empty, used before (memory is there), longest idle."""
         free = np.flatnonzero(~self.busy)
         owned = np.fromiter((row in self._session_of for row in free.tolist()), dtype=np.bool_, count=len(free))
         keep = (free == source) & (shared > 0)
-        order = np.lexsort((self._used[free], self.cached[free] > 0, keep, owned))
+        used = self._used[free]
+        order = np.lexsort((used, used == 0, self.cached[free] > 0, keep, owned))
         return int(free[order[0]])
 
     def take(self, place: Place, prompt: TokenIds, session: str | None) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from askesis.inference import EmbeddedEngine
+from askesis.inference.native import why_not
 from askesis.models import ModelConfig, Qwen3, build
 
 VOCAB = 96
@@ -22,6 +24,18 @@ def model() -> Qwen3:
     made = build(_config())
     made.initialise(0, 0.3)
     return made
+
+
+@pytest.fixture(params=["torch", "native"])
+def make_engine(request) -> Callable[..., EmbeddedEngine]:
+    """`EmbeddedEngine` on either backend."""
+
+    def make(model: Qwen3, **options) -> EmbeddedEngine:
+        if request.param == "native" and (reason := why_not(model)):
+            pytest.skip(f"not run: {reason}")
+        return EmbeddedEngine(model, backend=request.param, **options)
+
+    return make
 
 
 @pytest.fixture

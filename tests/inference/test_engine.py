@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from askesis.inference import EmbeddedEngine
-from askesis.models import save_checkpoint
+from askesis.inference.native import why_not
+from askesis.models import ModelConfig, build, save_checkpoint
 from askesis.types import ContextOverflow, EngineError, Sampling, ThinkingLimit, ids
 
 VOCAB = 96
@@ -35,11 +36,11 @@ async def play(engine, context, turns, sampling, session=None):
     return said
 
 
-async def test_greedy_equals_transformers_generate(model, tmp_path):
+async def test_greedy_equals_transformers_generate(make_engine, model, tmp_path):
     transformers = pytest.importorskip("transformers")
     save_checkpoint(model, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    engine = EmbeddedEngine(model, slots=4, context_length=128)
+    engine = make_engine(model, slots=4, context_length=128)
     prompts = [prompt(i, 3 + 5 * i) for i in range(6)]
     ours = await asyncio.gather(*(engine.generate(p, Sampling(temperature=0, max_tokens=24)) for p in prompts))
     for p, completion in zip(prompts, ours, strict=True):
@@ -50,8 +51,8 @@ async def test_greedy_equals_transformers_generate(model, tmp_path):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-async def test_logprobs_are_the_trainers_over_turns_lengths_and_forced_tokens(model, temperature):
-    engine = EmbeddedEngine(model, slots=5, context_length=400, prefill_tokens=32)
+async def test_logprobs_are_the_trainers_over_turns_lengths_and_forced_tokens(make_engine, model, temperature):
+    engine = make_engine(model, slots=5, context_length=400, prefill_tokens=32)
     limit = ThinkingLimit(budget=3, open_id=1, close_id=2, closing=(9, 2, 8), open=True)
 
     async def episode(i):
@@ -71,11 +72,11 @@ async def test_logprobs_are_the_trainers_over_turns_lengths_and_forced_tokens(mo
     await engine.close()
 
 
-async def test_a_seed_gives_the_same_tokens_whatever_shares_the_batch(model):
+async def test_a_seed_gives_the_same_tokens_whatever_shares_the_batch(make_engine, model):
     crowd = [prompt(i, 2 + i % 30) for i in range(20)]
     how = Sampling(max_tokens=20, seed=11, top_k=40, top_p=0.95, min_p=0.001, temperature=0.9)
-    alone = await EmbeddedEngine(model, slots=1, context_length=100).generate(crowd[3], how)
-    engine = EmbeddedEngine(model, slots=16, context_length=100)
+    alone = await make_engine(model, slots=1, context_length=100).generate(crowd[3], how)
+    engine = make_engine(model, slots=16, context_length=100)
     requests = [engine.generate(p, how if i == 3 else Sampling(max_tokens=5 + i, seed=i)) for i, p in enumerate(crowd)]
     together = (await asyncio.gather(*requests))[3]
     assert alone.token_ids.tolist() == together.token_ids.tolist()
@@ -85,8 +86,8 @@ async def test_a_seed_gives_the_same_tokens_whatever_shares_the_batch(model):
     assert len({tuple(c.token_ids.tolist()) for c in (alone, other, *unseeded)}) == 4
 
 
-async def test_an_episode_computes_nothing_twice(model):
-    engine = EmbeddedEngine(model, slots=2, context_length=300)
+async def test_an_episode_computes_nothing_twice(make_engine, model):
+    engine = make_engine(model, slots=2, context_length=300)
     said = await play(engine, prompt(0, 30), 4, Sampling(max_tokens=12, seed=1), session="episode")
     context, completion = said[-1]
     stats = engine.stats()
@@ -95,8 +96,8 @@ async def test_an_episode_computes_nothing_twice(model):
     assert stats.sampled_tokens == 4 * 12
 
 
-async def test_a_changed_continuation_keeps_the_common_prefix(model):
-    engine = EmbeddedEngine(model, slots=1, rows=1, context_length=300)
+async def test_a_changed_continuation_keeps_the_common_prefix(make_engine, model):
+    engine = make_engine(model, slots=1, rows=1, context_length=300)
     how = Sampling(max_tokens=4, temperature=0)
     first = prompt(0, 40)
     await engine.generate(first, how, session="a")
@@ -108,8 +109,8 @@ async def test_a_changed_continuation_keeps_the_common_prefix(model):
     np.testing.assert_allclose(completion.logprobs, recomputed(model, second, completion), atol=1e-4)
 
 
-async def test_a_group_computes_its_prompt_once(model):
-    engine = EmbeddedEngine(model, slots=16, context_length=200)
+async def test_a_group_computes_its_prompt_once(make_engine, model):
+    engine = make_engine(model, slots=16, context_length=200)
     shared = prompt(0, 60)
     out = await asyncio.gather(
         *(engine.generate(shared, Sampling(max_tokens=8, seed=i), session=f"g{i}") for i in range(16))
@@ -121,8 +122,8 @@ async def test_a_group_computes_its_prompt_once(model):
         np.testing.assert_allclose(completion.logprobs, recomputed(model, shared, completion), atol=1e-4)
 
 
-async def test_many_more_episodes_than_rows(model):
-    engine = EmbeddedEngine(model, slots=4, rows=6, context_length=200)
+async def test_many_more_episodes_than_rows(make_engine, model):
+    engine = make_engine(model, slots=4, rows=6, context_length=200)
     episodes = await asyncio.gather(
         *(play(engine, prompt(i, 10), 3, Sampling(max_tokens=6, seed=i), session=f"e{i}") for i in range(40))
     )
@@ -134,8 +135,8 @@ async def test_many_more_episodes_than_rows(model):
     assert 0 < stats.occupancy <= 1 and stats.running == stats.waiting == 0
 
 
-async def test_length_stop_and_context(model, scripted):
-    engine = EmbeddedEngine(scripted({}), slots=2, context_length=32)
+async def test_length_stop_and_context(make_engine, model, scripted):
+    engine = make_engine(scripted({}), slots=2, context_length=32)
     out = await engine.generate(ids([10]), Sampling(temperature=0, max_tokens=9, stop=(80, 15)))
     assert (out.token_ids.tolist(), out.finish_reason) == ([11, 12, 13, 14, 15], "stop")
     out = await engine.generate(ids([10]), Sampling(temperature=0, max_tokens=3))
@@ -163,14 +164,14 @@ async def test_length_stop_and_context(model, scripted):
         ([1], Sampling(thinking=ThinkingLimit(budget=1, open_id=1, close_id=2, closing=(3,))), "lacks close_id=2"),
     ],
 )
-async def test_bad_requests_are_refused_in_one_clear_message(model, tokens, sampling, message):
-    engine = EmbeddedEngine(model, slots=2, context_length=32)
+async def test_bad_requests_are_refused_in_one_clear_message(make_engine, model, tokens, sampling, message):
+    engine = make_engine(model, slots=2, context_length=32)
     with pytest.raises(EngineError, match=message):
         await engine.generate(np.asarray(tokens) if tokens else ids([]), sampling)
 
 
-async def test_cancelling_a_request_frees_its_slot(model):
-    engine = EmbeddedEngine(model, slots=1, context_length=2000)
+async def test_cancelling_a_request_frees_its_slot(make_engine, model):
+    engine = make_engine(model, slots=1, context_length=2000)
     running = asyncio.create_task(engine.generate(prompt(0, 5), Sampling(max_tokens=1900)))
     waiting = asyncio.create_task(engine.generate(prompt(1, 5), Sampling(max_tokens=1900)))
     for _ in range(5):
@@ -183,12 +184,12 @@ async def test_cancelling_a_request_frees_its_slot(model):
     assert len((await engine.generate(prompt(2, 5), Sampling(max_tokens=3))).token_ids) == 3
 
 
-async def test_close_and_a_failing_step_fail_what_is_in_flight(model, monkeypatch):
-    engine = EmbeddedEngine(model, slots=1, context_length=2000)
+async def test_close_and_a_failing_step_fail_what_is_in_flight(make_engine, model, monkeypatch):
+    engine = make_engine(model, slots=1, context_length=2000)
     tasks = [asyncio.create_task(engine.generate(prompt(i, 5), Sampling(max_tokens=1900))) for i in range(3)]
     for _ in range(5):
         await asyncio.sleep(0)
-    monkeypatch.setattr(model, "logits", lambda hidden: 1 / 0)
+    monkeypatch.setattr(engine._backend, "step", lambda batch: 1 / 0)
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(result, EngineError) and "ZeroDivisionError" in str(result)
     monkeypatch.undo()
@@ -203,8 +204,8 @@ async def test_close_and_a_failing_step_fail_what_is_in_flight(model, monkeypatc
     await engine.close()
 
 
-async def test_weights_that_are_not_finite_are_an_error_and_leave_no_trace(model):
-    engine = EmbeddedEngine(model, slots=2, context_length=64)
+async def test_weights_that_are_not_finite_are_an_error_and_leave_no_trace(make_engine, model):
+    engine = make_engine(model, slots=2, context_length=64)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     broken = {name: torch.full_like(value, float("nan")) for name, value in kept.items()}
     await engine.update_weights(broken, 1)
@@ -215,8 +216,8 @@ async def test_weights_that_are_not_finite_are_an_error_and_leave_no_trace(model
     np.testing.assert_allclose(out.logprobs, recomputed(model, prompt(0, 5), out), atol=1e-4)
 
 
-async def test_weights_update_in_place_and_by_value(model):
-    engine = EmbeddedEngine(model, slots=2, context_length=64)
+async def test_weights_update_in_place_and_by_value(make_engine, model):
+    engine = make_engine(model, slots=2, context_length=64)
     how, context = Sampling(temperature=0, max_tokens=6), prompt(0, 20)
     first = await engine.generate(context, how, session="s")
     assert first.policy_versions.tolist() == [0] * 6
@@ -244,8 +245,8 @@ async def test_weights_update_in_place_and_by_value(model):
     assert engine.version == 8
 
 
-async def test_an_update_in_flight_shows_in_the_versions(model):
-    engine = EmbeddedEngine(model, slots=2, context_length=256)
+async def test_an_update_in_flight_shows_in_the_versions(make_engine, model):
+    engine = make_engine(model, slots=2, context_length=256)
     task = asyncio.create_task(engine.generate(prompt(0, 9), Sampling(max_tokens=200)))
     for _ in range(20):
         await asyncio.sleep(0)
@@ -257,3 +258,60 @@ async def test_an_update_in_flight_shows_in_the_versions(model):
     assert versions[0] == 0 and versions[-1] == 1 and (np.diff(versions) >= 0).all()
     late = versions == 1
     np.testing.assert_allclose(out.logprobs[late], recomputed(model, prompt(0, 9), out)[late], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vocab_size": 33, "hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24},
+        {"vocab_size": 200, "hidden_size": 65, "num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 40},
+        {"vocab_size": 70, "hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16},
+    ],
+)
+async def test_native_is_right_for_odd_sizes_and_exact_in_any_batch(sizes):
+    shape = {"num_hidden_layers": 3, "intermediate_size": 61, "tie_word_embeddings": True, "rope_theta": 1e4}
+    odd = build(ModelConfig(**shape, **sizes))
+    odd.initialise(1, 0.3)
+    if reason := why_not(odd):
+        pytest.skip(f"not run: {reason}")
+    contexts = [prompt(i, 1 + 9 * i) % sizes["vocab_size"] for i in range(30)]
+    how = [Sampling(max_tokens=5 + i, seed=i, temperature=[1.0, 0.7, 0.0][i % 3]) for i in range(30)]
+    crowd = EmbeddedEngine(odd, slots=23, context_length=333, threads=2, backend="native")
+    alone = EmbeddedEngine(odd, slots=1, context_length=333, threads=1, backend="native", prefill_tokens=50)
+    together = await asyncio.gather(*(crowd.generate(c, s) for c, s in zip(contexts, how, strict=True)))
+    for context, sampling, completion in zip(contexts, how, together, strict=True):
+        expected = recomputed(odd, context, completion, sampling.temperature or 1.0)
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+        single = await alone.generate(context, sampling)
+        assert single.token_ids.tolist() == completion.token_ids.tolist()
+        assert single.logprobs.tolist() == completion.logprobs.tolist()
+
+
+@pytest.mark.full
+async def test_logprobs_of_the_compiled_torch_backend(model):
+    engine = EmbeddedEngine(model, slots=4, context_length=200, backend="torch", compile=True)
+    episodes = await asyncio.gather(
+        *(play(engine, prompt(i, 10), 3, Sampling(max_tokens=6, seed=i), session=f"e{i}") for i in range(6))
+    )
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    await engine.update_weights({}, 1)
+    episodes.append(await play(engine, prompt(9, 10), 2, Sampling(max_tokens=6, seed=9)))
+    for context, completion in episodes[-1]:
+        np.testing.assert_allclose(completion.logprobs, recomputed(model, context, completion), atol=1e-4)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    for context, completion in (turn for said in episodes[:-1] for turn in said):
+        np.testing.assert_allclose(completion.logprobs, recomputed(model, context, completion), atol=1e-4)
+
+
+async def test_a_mixture_of_experts_runs_on_torch():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "intermediate_size": 24}
+    moe = build(ModelConfig(vocab_size=VOCAB, num_hidden_layers=2, **sizes, **experts))
+    moe.initialise(0, 0.3)
+    with pytest.raises(EngineError, match="'native' cannot be used: the model is a mixture of experts"):
+        EmbeddedEngine(moe, backend="native")
+    engine = EmbeddedEngine(moe, slots=3, context_length=100)
+    for context, completion in await play(engine, prompt(0, 9), 2, Sampling(max_tokens=8, seed=0)):
+        np.testing.assert_allclose(completion.logprobs, recomputed(moe, context, completion), atol=1e-4)

@@ -28,8 +28,8 @@ def greedy(budget=None, *, open=False, max_tokens=12, closing=CLOSING):
 
 
 @pytest.fixture
-def engine(scripted):
-    return EmbeddedEngine(scripted(SCRIPT), slots=8, context_length=128)
+def engine(make_engine, scripted):
+    return make_engine(scripted(SCRIPT), slots=8, context_length=128)
 
 
 async def said(engine, context, sampling):

@@ -1,0 +1,241 @@
+"""The backend in C++: dense Qwen3 in float32 on a CPU, compiled once on the machine it runs on (`native.cpp`).
+
+It reads the model's parameters where they are, pads nothing, and gives a request the same bits in any batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from askesis.inference.batch import Array, Batch
+from askesis.inference.sampling import draw
+from askesis.models import Qwen3
+from askesis.types import EngineError
+
+_SOURCE = Path(__file__).with_name("native.cpp")
+_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-pthread", "-w")
+_LANES = 16
+_POINTER = ctypes.c_void_p
+
+
+_LAYER = {  # the struct's fields, and the parameters that they point to
+    "input_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "o": "self_attn.o_proj",
+    "post_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in _LAYER]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "length")
+        ),
+        ("eps", ctypes.c_float),
+        *((name, _POINTER) for name in ("embed", "norm", "head", "cos", "sin", "layer", "keys", "values")),
+    ]
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("tokens", "rows", "starts", "counts", "drawing")),
+        ("spans", ctypes.c_int32),
+        *((name, _POINTER) for name in ("noise", "temperature", "drawn", "logprobs", "logits")),
+    ]
+
+
+def why_not(model: Qwen3) -> str | None:
+    """Why this backend cannot run `model`; None if it can."""
+    weight = model.model.embed_tokens.weight
+    if model.config.is_moe:
+        return "the model is a mixture of experts"
+    if type(model) is not Qwen3:
+        return f"the model is a {type(model).__name__}, not a Qwen3"
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return f"the model is {weight.dtype} on {weight.device}, not float32 on a CPU"
+    return no_compiler()
+
+
+def no_compiler() -> str | None:
+    """What to say where there is no C++ compiler; None if there is one."""
+    if shutil.which(_compiler()) is None:
+        return f"there is no C++ compiler {_compiler()!r} (Debian, Ubuntu: apt-get install g++)"
+    return None
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The compiled source, from a cache that knows the source, the compiler and the processor. Takes seconds once."""
+    compiler = _compiler()
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    features = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
+    known = "\n".join([_SOURCE.read_text(), version, *_FLAGS, *features])
+    name = f"engine-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "askesis"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"askesis-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    target = folder / name
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / name
+            command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                raise EngineError(f"cannot compile the engine: {' '.join(command)}\n{result.stderr[-2000:]}")
+            made.replace(target)
+    library = ctypes.CDLL(str(target))
+    library.engine_new.restype = _POINTER
+    library.engine_new.argtypes = [_POINTER, _POINTER, ctypes.c_int32]
+    library.engine_free.argtypes = [_POINTER]
+    library.engine_step.argtypes = [_POINTER, _POINTER]
+    return library
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros on a 64-byte boundary; pages that are never touched cost no memory."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + 16, dtype=np.float32)
+    first = (-raw.ctypes.data % 64) // 4
+    return raw[first : first + size].reshape(shape)
+
+
+def _address(tensor: Tensor, name: str) -> int:
+    if not tensor.is_contiguous():
+        raise EngineError(f"parameter {name} is not contiguous; call .contiguous() on it")
+    return tensor.data_ptr()
+
+
+class NativeBackend:
+    """`Backend` over `native.cpp`. threads: None takes as many as torch has."""
+
+    def __init__(self, model: Qwen3, *, rows: int, length: int, threads: int | None = None) -> None:
+        self.name = "native"
+        self.model = model
+        self.length = -(-length // _LANES) * _LANES
+        self.threads = threads or torch.get_num_threads()
+        self._library = _library()
+        config = model.config
+        shape = (rows, config.num_hidden_layers, config.num_key_value_heads)
+        self.keys = _aligned_zeros((*shape, self.length // _LANES, config.head_dim, _LANES))
+        self.values = _aligned_zeros((*shape, self.length, -(-config.head_dim // _LANES) * _LANES))
+        self._engine: int | None = None
+        self._addresses: tuple[int, ...] = ()
+
+    def __del__(self) -> None:
+        self._free()
+
+    def _free(self) -> None:
+        if getattr(self, "_engine", None) is not None:
+            self._library.engine_free(self._engine)
+            self._engine = None
+
+    def refresh(self) -> None:
+        """Look up where the parameters are; the threads start anew if that has changed."""
+        config, model = self.model.config, self.model
+        model.rotary.reserve(self.length, model.model.embed_tokens.weight)
+        parameters = dict(model.named_parameters())
+        layers = (_Layer * config.num_hidden_layers)()
+        addresses = []
+        for index in range(config.num_hidden_layers):
+            for field, name in _LAYER.items():
+                name = f"model.layers.{index}.{name}.weight"
+                addresses.append(_address(parameters[name], name))
+                setattr(layers[index], field, addresses[-1])
+        others = {
+            "embed": model.model.embed_tokens.weight,
+            "norm": model.model.norm.weight,
+            "head": model.lm_head.weight,
+            "cos": model.rotary.cos,
+            "sin": model.rotary.sin,
+        }
+        top = {name: _address(tensor, name) for name, tensor in others.items()}
+        found = (*addresses, *top.values())
+        if found == self._addresses:
+            return
+        self._free()
+        described = _Model(
+            hidden=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            intermediate=config.intermediate_size,
+            vocab=config.vocab_size,
+            length=self.length,
+            eps=config.rms_norm_eps,
+            keys=self.keys.ctypes.data,
+            values=self.values.ctypes.data,
+            **top,
+        )
+        self._engine = self._library.engine_new(ctypes.byref(described), ctypes.byref(layers), self.threads)
+        self._addresses = found
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy the first `count` positions of row `source` to row `target`."""
+        blocks = -(-count // _LANES)
+        self.keys[target, :, :, :blocks] = self.keys[source, :, :, :blocks]
+        self.values[target, :, :, :count] = self.values[source, :, :, :count]
+
+    def clear(self) -> None:
+        """Nothing to do: no position is read that was not written for the row's own tokens."""
+
+    def step(self, batch: Batch) -> tuple[Array, Array]:
+        """One step, see `Backend.step`. The interpreter's lock is free meanwhile."""
+        how, many = batch.draw, len(batch.drawing)
+        drawing = np.full(len(batch.rows), -1, dtype=np.int32)
+        drawing[batch.drawing] = np.arange(many, dtype=np.int32)
+        drawn, logprobs = np.empty(many, dtype=np.int32), np.empty(many, dtype=np.float32)
+        logits = np.empty((many, self.model.config.vocab_size), dtype=np.float32) if how.truncated else None
+        given = _Batch(
+            batch.tokens.ctypes.data,
+            batch.rows.ctypes.data,
+            batch.starts.ctypes.data,
+            batch.counts.ctypes.data,
+            drawing.ctypes.data,
+            len(batch.rows),
+            how.noise.ctypes.data,
+            how.temperature.ctypes.data,
+            drawn.ctypes.data,
+            logprobs.ctypes.data,
+            None if logits is None else logits.ctypes.data,
+        )
+        self._library.engine_step(self._engine, ctypes.byref(given))
+        if logits is None:
+            return drawn, logprobs
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(x) for x in (logits, how.noise, how.temperature)]
+            truncation = (torch.from_numpy(how.top_k), torch.from_numpy(how.top_p), torch.from_numpy(how.min_p))
+            tokens, chosen = draw(tensors[0], tensors[1], tensors[2], truncation)
+        return tokens.numpy(), chosen.numpy()
