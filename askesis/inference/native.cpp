@@ -329,6 +329,7 @@ class Worker {
     for (int d = 0; d < hd; d++)
       for (int i = 0; i < B; i++) {
         const Vec key = block[i * hd + d];
+        __builtin_prefetch(block + (B + i) * hd + d);  // many sequences' keys do not fit a core's own caches
         for (int g = 0; g < G; g++) acc[i][g] += key * all(q[g * hd + d]);
       }
     for (int i = 0; i < B; i++)
@@ -347,6 +348,7 @@ class Worker {
     for (; j + 2 <= n; j += 2)
       for (int half = 0; half < 2; half++) {
         const Vec* value = (const Vec*)(v + (int64_t)(j + half) * padded_);
+        for (int d = 0; d < D; d++) __builtin_prefetch(value + 32 + d);
         const int at = (j + half) / LANES * G * LANES + (j + half) % LANES;
         for (int g = 0; g < G; g++)
           for (int d = 0; d < D; d++) acc[half][g][d] += value[d] * all(weights[at + g * LANES]);
