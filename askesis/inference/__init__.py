@@ -1,5 +1,6 @@
 """Engines: tokens in, tokens and their log-probabilities out."""
 
-from askesis.inference.engine import EmbeddedEngine, EngineStats
+from askesis.inference.engine import EmbeddedEngine
+from askesis.inference.stats import EngineStats
 
 __all__ = ["EmbeddedEngine", "EngineStats"]

@@ -21,7 +21,8 @@ Array = npt.NDArray[Any]
 class Draw:
     """How the next tokens are drawn; arrays [m], one entry a drawing span.
 
-    noise: uniform in (0, 1), float64. temperature 0 is greedy. truncated: whether any of top_k, top_p, min_p is on.
+    noise: uniform in (0, 1), [most, m], float64. temperature 0 is greedy. truncated: whether top_k, top_p or min_p is
+    on for any.
     """
 
     noise: npt.NDArray[np.float64]
@@ -34,7 +35,11 @@ class Draw:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Batch:
-    """One step. tokens [sum(counts)], span after span; rows, starts, counts [n]; drawing: which spans draw, [m]."""
+    """One step. tokens [sum(counts)], span after span; rows, starts, counts [n]; drawing: which spans draw, [m].
+
+    most: how many steps a backend may make in one go, feeding what it draws, as long as no row draws one of its `watch`
+    [m, any] tokens. More than 1 only where all spans are single tokens that draw.
+    """
 
     tokens: Ints
     rows: Ints
@@ -42,6 +47,8 @@ class Batch:
     counts: Ints
     drawing: Ints
     draw: Draw
+    most: int
+    watch: Ints
 
 
 class Backend(Protocol):
@@ -54,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def step(self, batch: Batch) -> tuple[Array, Array]:
-        """Feed the spans, write their keys and values, draw: (tokens [m], log-probabilities [m])."""
+        """Feed the spans, write their keys and values, draw: (tokens [s, m], log-probabilities [s, m]), s steps."""
         ...
 
     def copy(self, source: int, target: int, count: int) -> None:

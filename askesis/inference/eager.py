@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from askesis.inference.batch import Array, Batch, Draw
+from askesis.inference.memory import lazy_zeros
 from askesis.inference.sampling import draw
 from askesis.models import Qwen3
 
@@ -88,8 +89,8 @@ class EagerBackend:
         self._pads = compile
 
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        if self.device.type == "cpu" and self.dtype == torch.float32:  # untouched pages then cost no memory
-            return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            return torch.from_numpy(lazy_zeros(shape))
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def refresh(self) -> None:
@@ -107,13 +108,14 @@ class EagerBackend:
             cache.zero_()
 
     def step(self, batch: Batch) -> tuple[Array, Array]:
-        """One step, see `Backend.step`. Single tokens go through the decode path, longer spans are padded."""
+        """One step, whatever `batch.most` allows. Single tokens go through the decode path, longer spans are padded."""
         before = torch.get_num_threads()
         if self.threads is not None and self.threads != before:
             torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
-                return self._step(batch)
+                tokens, logprobs = self._step(batch)
+                return tokens[None], logprobs[None]
         finally:
             if self.threads is not None and self.threads != before:
                 torch.set_num_threads(before)
@@ -188,7 +190,9 @@ class EagerBackend:
 
         hidden = F.pad(hidden, (0, 0, 0, width - count))
         truncation = (padded(how.top_k), padded(how.top_p), padded(how.min_p)) if how.truncated else None
-        tokens, logprobs = self._draw(self.model.logits(hidden), padded(how.noise), padded(how.temperature), truncation)
+        tokens, logprobs = self._draw(
+            self.model.logits(hidden), padded(how.noise[0]), padded(how.temperature), truncation
+        )
         return tokens[:count].cpu().numpy(), logprobs[:count].cpu().numpy()
 
 

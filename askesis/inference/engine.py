@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +24,7 @@ from askesis.inference.eager import EagerBackend
 from askesis.inference.native import NativeBackend, no_compiler, why_not
 from askesis.inference.rows import Rows
 from askesis.inference.sampling import check, uniform
+from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.thinking import Budgets
 from askesis.models import Qwen3
 from askesis.types import Completion, ContextOverflow, EngineError, Sampling, TokenIds, ids
@@ -31,33 +32,7 @@ from askesis.types.tokens import FinishReason
 
 _STOPS = 8  # columns of the table of stop ids; grows when a request has more
 _CACHE_BYTES = 2**30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """Counters since the engine was made.
-
-    computed_tokens: fed through the model; recomputed_tokens: those of them that had been computed before and were
-    evicted or dropped; reused_tokens: of prompts, found in the cache; copied_tokens: those of them taken from another
-    row. sampled_tokens and forced_tokens are those of completions (cancelled ones too). steps: of the model;
-    decode_steps: those that drew at least one token. occupancy: mean share of slots that ran, over all steps.
-    step_s: seconds inside steps. running, waiting: requests right now.
-    """
-
-    computed_tokens: int
-    reused_tokens: int
-    recomputed_tokens: int
-    copied_tokens: int
-    sampled_tokens: int
-    forced_tokens: int
-    requests: int
-    evictions: int
-    steps: int
-    decode_steps: int
-    occupancy: float
-    step_s: float
-    running: int
-    waiting: int
+_STRIDE = 8  # most steps in one go: the event loop has to wait that long
 
 
 @dataclass(slots=True, eq=False)
@@ -69,22 +44,6 @@ class _Request:
     session: str | None
     future: asyncio.Future[Completion]
     row: int = -1
-
-
-@dataclass(slots=True)
-class _Counters:
-    computed: int = 0
-    reused: int = 0
-    recomputed: int = 0
-    copied: int = 0
-    sampled: int = 0
-    forced: int = 0
-    requests: int = 0
-    evictions: int = 0
-    steps: int = 0
-    decode_steps: int = 0
-    occupied: int = 0
-    seconds: float = field(default=0.0)
 
 
 _Wanted = Literal["auto", "native", "torch"]
@@ -134,13 +93,17 @@ class EmbeddedEngine:
         backend: _Wanted = "auto",
         seed: int | None = None,
     ) -> None:
+        if not isinstance(model, Qwen3):
+            raise EngineError(
+                f"engine: a {type(model).__name__} cannot be run here: the engine brings the attention and its cache, "
+                "which only Askesis' own architectures take; load a Qwen3 checkpoint"
+            )
         for name, value in (("slots", slots), ("prefill_tokens", prefill_tokens), ("threads", threads or 1)):
             if value < 1:
                 raise EngineError(f"engine: {name}={value}, expected at least 1")
-        if not 2 <= context_length <= model.config.max_position_embeddings:
+        if not 2 <= context_length <= model.config.context_length:
             raise EngineError(
-                f"engine: context_length={context_length}, expected 2 to the model's "
-                f"max_position_embeddings={model.config.max_position_embeddings}"
+                f"engine: context_length={context_length}, expected 2 to the model's {model.config.context_length}"
             )
         self.model, self.slots, self._context, self._prefill = model, slots, context_length, prefill_tokens
         count = rows if rows is not None else self._affordable_rows()
@@ -166,7 +129,7 @@ class EmbeddedEngine:
         self._truncated = np.zeros(count, dtype=np.bool_)
         self._draw_seed = np.random.default_rng(seed)
         self._version, self._running, self._closed = 0, 0, False
-        self._counts = _Counters()
+        self._counts = Counters()
         self._loop: asyncio.Task[None] | None = None
         self._fingerprint = self._mutations()
 
@@ -233,23 +196,7 @@ class EmbeddedEngine:
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what it does right now."""
-        c = self._counts
-        return EngineStats(
-            computed_tokens=c.computed,
-            reused_tokens=c.reused,
-            recomputed_tokens=c.recomputed,
-            copied_tokens=c.copied,
-            sampled_tokens=c.sampled,
-            forced_tokens=c.forced,
-            requests=c.requests,
-            evictions=c.evictions,
-            steps=c.steps,
-            decode_steps=c.decode_steps,
-            occupancy=c.occupied / (c.steps * self.slots) if c.steps else 0.0,
-            step_s=c.seconds,
-            running=self._running,
-            waiting=len(self._waiting),
-        )
+        return self._counts.stats(slots=self.slots, running=self._running, waiting=len(self._waiting))
 
     async def close(self) -> None:
         """Stop; requests in flight get an `EngineError`. Idempotent."""
@@ -410,20 +357,23 @@ class EmbeddedEngine:
             return
         batch, drawing = self._batch(rows)
         tokens, logprobs = self._backend.step(batch)
-        self._rows.cached[batch.rows] += batch.counts
+        done = max(len(tokens), 1)
+        self._rows.cached[batch.rows] += batch.counts + (done - 1)
         counts = self._counts
-        counts.steps += 1
-        counts.occupied += len(rows)
-        counts.computed += len(batch.tokens)
+        counts.steps += done
+        counts.occupied += len(rows) * done
+        counts.computed += len(batch.tokens) * done
         if len(drawing):
-            counts.decode_steps += 1
+            counts.decode_steps += done
             if not math.isfinite(float(logprobs.sum())):
                 self._backend.clear()
                 raise EngineError(
                     f"the model gave log-probabilities that are not finite under weights version {self._version}: "
                     "the weights are corrupt, or training diverged"
                 )
-            self._append(drawing, tokens.astype(np.int32), logprobs)
+            if done > 1:
+                self._write(drawing, tokens[:-1].T, logprobs[:-1].T)
+            self._append(drawing, tokens[-1].astype(np.int32, copy=False), logprobs[-1])
 
     def _batch(self, rows: Array) -> tuple[Batch, Array]:
         """The step over the busy rows; and the rows that draw."""
@@ -436,21 +386,40 @@ class EmbeddedEngine:
                 counts[long] = np.minimum(counts[long], room)
                 chosen = counts > 0
                 rows, known, starts, counts = rows[chosen], known[chosen], starts[chosen], counts[chosen]
-            spans = zip(rows.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
-            tokens = np.concatenate([self._rows.tokens[row, start:end] for row, start, end in spans])
+            ends = zip(rows.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
+            tokens = np.concatenate([self._rows.tokens[row, start:end] for row, start, end in ends])
         else:
             tokens = self._rows.tokens[rows, starts]
         drawing = np.flatnonzero(starts + counts == known).astype(np.int32)
         drawn = rows[drawing]
+        truncated, most = bool(self._truncated[drawn].any()), 1
+        if len(tokens) == len(drawn) and not truncated and not self._budgets.watching:
+            most = min(_STRIDE, int((self._limit[drawn] - known).min()))
+        index = self._rows.known[drawn] - self._prompt[drawn] + np.arange(most, dtype=np.int32)[:, None]
         draw = Draw(
-            noise=uniform(self._seed[drawn], (self._rows.known[drawn] - self._prompt[drawn]).astype(np.uint64)),
+            noise=uniform(self._seed[drawn], index.astype(np.uint64)),
             temperature=self._temperature[drawn],
             top_k=self._top_k[drawn],
             top_p=self._top_p[drawn],
             min_p=self._min_p[drawn],
-            truncated=bool(self._truncated[drawn].any()),
+            truncated=truncated,
         )
-        return Batch(tokens=tokens, rows=rows, starts=starts, counts=counts, drawing=drawing, draw=draw), drawn
+        watch = self._stops[drawn]
+        spans = Batch(
+            tokens=tokens, rows=rows, starts=starts, counts=counts, drawing=drawing, draw=draw, most=most, watch=watch
+        )
+        return spans, drawn
+
+    def _write(self, rows: Array, tokens: Array, logprobs: Array) -> None:
+        """Append sampled tokens [m, s] to rows [m]; nothing ends with them."""
+        at = self._rows.known[rows][:, None] + np.arange(tokens.shape[1], dtype=np.int32)
+        rows = rows[:, None]
+        self._rows.tokens[rows, at] = tokens
+        self._logprobs[rows, at] = logprobs
+        self._forced[rows, at] = False
+        self._versions[rows, at] = self._version
+        self._rows.known[rows[:, 0]] += tokens.shape[1]
+        self._counts.sampled += tokens.size
 
     def _append(self, rows: Array, tokens: Array, logprobs: Array) -> None:
         """Write down what was drawn, put in what a budget demands, and finish what is over."""
@@ -461,14 +430,8 @@ class EmbeddedEngine:
             if thrown.any():
                 kept = ~thrown
                 rows, tokens, logprobs, stopped = rows[kept], tokens[kept], logprobs[kept], stopped[kept]
-        at = self._rows.known[rows]
-        self._rows.tokens[rows, at] = tokens
-        self._logprobs[rows, at] = logprobs
-        self._forced[rows, at] = False
-        self._versions[rows, at] = self._version
-        self._rows.known[rows] = at + 1
-        self._counts.sampled += len(rows)
-        over = stopped | (at + 1 >= self._limit[rows])
+        self._write(rows, tokens[:, None], logprobs[:, None])
+        over = stopped | (self._rows.known[rows] >= self._limit[rows])
         if over.any():
             for index in np.flatnonzero(over).tolist():
                 self._finish(int(rows[index]), "stop" if stopped[index] else "length")

@@ -140,7 +140,8 @@ struct Draws {  // [m], one entry a span that draws
 };
 
 struct Batch {
-  const int32_t *tokens, *rows, *starts, *counts;  // tokens [total]; the others [spans]
+  int32_t *tokens, *starts;        // [total], [spans]
+  const int32_t *rows, *counts;    // [spans]
   const int32_t* drawing;                          // [spans]: index among the draws, or -1
   int32_t spans;
   Draws draws;
@@ -531,5 +532,23 @@ Engine* engine_new(const Model* model, const Layer* layers, int32_t threads) {
 
 void engine_free(Engine* engine) { delete engine; }
 
-void engine_step(Engine* engine, const Batch* batch) { engine->step(*batch); }
+// Up to `most` steps: more than one only if every span is one token that draws, and nothing can happen before but that a
+// row draws one of its `watch` [spans][width] tokens, which ends it. Outputs are [step][draw], as is the noise.
+int32_t engine_step(Engine* engine, Batch* batch, int32_t most, const int32_t* watch, int32_t width) {
+  for (int32_t done = 1;; done++) {
+    engine->step(*batch);
+    if (done == most) return done;
+    bool seen = false;
+    for (int32_t i = 0; i < batch->spans; i++) {
+      const int32_t token = batch->draws.tokens[i];
+      for (int32_t w = 0; w < width; w++) seen |= watch[(int64_t)i * width + w] == token;
+      batch->tokens[i] = token;
+      batch->starts[i]++;
+    }
+    if (seen) return done;
+    batch->draws.noise += batch->spans;
+    batch->draws.tokens += batch->spans;
+    batch->draws.logprobs += batch->spans;
+  }
+}
 }

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from askesis.inference.batch import Array, Batch
+from askesis.inference.memory import lazy_zeros
 from askesis.inference.sampling import draw
 from askesis.models import Qwen3
 from askesis.types import EngineError
@@ -62,7 +62,7 @@ class _Model(ctypes.Structure):
 
 class _Batch(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("tokens", "rows", "starts", "counts", "drawing")),
+        *((name, _POINTER) for name in ("tokens", "starts", "rows", "counts", "drawing")),
         ("spans", ctypes.c_int32),
         *((name, _POINTER) for name in ("noise", "temperature", "drawn", "logprobs", "logits")),
     ]
@@ -119,16 +119,8 @@ def _library() -> ctypes.CDLL:
     library.engine_new.restype = _POINTER
     library.engine_new.argtypes = [_POINTER, _POINTER, ctypes.c_int32]
     library.engine_free.argtypes = [_POINTER]
-    library.engine_step.argtypes = [_POINTER, _POINTER]
+    library.engine_step.argtypes = [_POINTER, _POINTER, ctypes.c_int32, _POINTER, ctypes.c_int32]
     return library
-
-
-def _aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Zeros on a 64-byte boundary; pages that are never touched cost no memory."""
-    size = int(np.prod(shape))
-    raw = np.zeros(size + 16, dtype=np.float32)
-    first = (-raw.ctypes.data % 64) // 4
-    return raw[first : first + size].reshape(shape)
 
 
 def _address(tensor: Tensor, name: str) -> int:
@@ -148,8 +140,8 @@ class NativeBackend:
         self._library = _library()
         config = model.config
         shape = (rows, config.num_hidden_layers, config.num_key_value_heads)
-        self.keys = _aligned_zeros((*shape, self.length // _LANES, config.head_dim, _LANES))
-        self.values = _aligned_zeros((*shape, self.length, -(-config.head_dim // _LANES) * _LANES))
+        self.keys = lazy_zeros((*shape, self.length // _LANES, config.head_dim, _LANES))
+        self.values = lazy_zeros((*shape, self.length, -(-config.head_dim // _LANES) * _LANES))
         self._engine: int | None = None
         self._addresses: tuple[int, ...] = ()
 
@@ -212,18 +204,17 @@ class NativeBackend:
         """Nothing to do: no position is read that was not written for the row's own tokens."""
 
     def step(self, batch: Batch) -> tuple[Array, Array]:
-        """One step, see `Backend.step`. The interpreter's lock is free meanwhile."""
+        """As many steps as `Backend.step` may make. The interpreter's lock is free meanwhile."""
         how, many = batch.draw, len(batch.drawing)
         drawing = np.full(len(batch.rows), -1, dtype=np.int32)
         drawing[batch.drawing] = np.arange(many, dtype=np.int32)
-        drawn, logprobs = np.empty(many, dtype=np.int32), np.empty(many, dtype=np.float32)
+        drawn = np.empty((batch.most, many), dtype=np.int32)
+        logprobs = np.empty((batch.most, many), dtype=np.float32)
         logits = np.empty((many, self.model.config.vocab_size), dtype=np.float32) if how.truncated else None
+        starts = batch.starts.copy()
+        arrays = (batch.tokens, starts, batch.rows, batch.counts, drawing)
         given = _Batch(
-            batch.tokens.ctypes.data,
-            batch.rows.ctypes.data,
-            batch.starts.ctypes.data,
-            batch.counts.ctypes.data,
-            drawing.ctypes.data,
+            *(array.ctypes.data for array in arrays),
             len(batch.rows),
             how.noise.ctypes.data,
             how.temperature.ctypes.data,
@@ -231,11 +222,14 @@ class NativeBackend:
             logprobs.ctypes.data,
             None if logits is None else logits.ctypes.data,
         )
-        self._library.engine_step(self._engine, ctypes.byref(given))
+        watch = batch.watch
+        done = self._library.engine_step(
+            self._engine, ctypes.byref(given), batch.most, watch.ctypes.data, watch.shape[1] if many else 0
+        )
         if logits is None:
-            return drawn, logprobs
+            return drawn[:done], logprobs[:done]
         with torch.inference_mode():
-            tensors = [torch.from_numpy(x) for x in (logits, how.noise, how.temperature)]
+            tensors = [torch.from_numpy(x) for x in (logits, how.noise[0], how.temperature)]
             truncation = (torch.from_numpy(how.top_k), torch.from_numpy(how.top_p), torch.from_numpy(how.min_p))
             tokens, chosen = draw(tensors[0], tensors[1], tensors[2], truncation)
-        return tokens.numpy(), chosen.numpy()
+        return tokens.numpy()[None], chosen.numpy()[None]

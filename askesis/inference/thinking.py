@@ -44,6 +44,11 @@ class Budgets:
             return limit.closing
         return ()
 
+    @property
+    def watching(self) -> bool:
+        """Whether some row's thinking may still be cut off."""
+        return bool(self.limits) and bool((self._phase != _AFTER).any())
+
     def end(self, row: int) -> None:
         """The request in `row` is over."""
         self.limits.pop(row, None)

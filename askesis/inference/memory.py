@@ -1,0 +1,17 @@
+"""Memory for caches that are larger than what will be used of them."""
+
+from __future__ import annotations
+
+import math
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+
+def lazy_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros on a page boundary, of which pages that are never touched cost no memory."""
+    memory = mmap.mmap(-1, 4 * math.prod(shape))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a row is seldom full: huge pages would cost time and memory for nothing
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=np.float32).reshape(shape)

@@ -1,0 +1,1 @@
+"""Benchmarks: every figure that README and docs state comes from one of these commands."""
