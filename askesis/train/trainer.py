@@ -1,0 +1,205 @@
+"""One trainer for supervised learning, reinforcement and distillation: samples in, a better model out.
+
+It does not know where samples come from. The log-probabilities that it computes are those of the temperature-scaled,
+untruncated distribution, as the engine's are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from askesis.models import CausalLM
+from askesis.train.batches import Minibatch, Part, deal, minibatch
+from askesis.train.losses import Loss, LossInputs, LossOutput
+from askesis.train.optimisers import Optimisers
+from askesis.types import CheckpointError, Floats, Sample
+
+T = TypeVar("T")
+_STATE = "trainer.pt"
+_REPLICAS = 2**28  # bytes of gradients that threads of their own may hold together
+
+
+class Trainer:
+    """Changes `model` in place, a call of `step` at a time.
+
+    loss: see `train.losses`. minibatches: optimiser steps that a step's samples are split into. batch_tokens: most
+    places (tokens and padding) in one forward pass. grad_clip: largest norm of a minibatch's gradient, 0 for no bound.
+    horizon: most tokens an output may have. teacher: a frozen model whose log-probabilities the loss gets.
+    threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
+    small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        loss: Loss,
+        optimisers: Optimisers,
+        minibatches: int = 1,
+        batch_tokens: int = 16384,
+        grad_clip: float = 1.0,
+        horizon: int = 1024,
+        teacher: CausalLM | None = None,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
+        self._minibatches, self._batch_tokens, self._grad_clip = minibatches, batch_tokens, grad_clip
+        self._horizon, self._seed, self._steps = horizon, seed, 0
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._device = self._parameters[0].device
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
+        side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
+        self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def step(self, samples: Sequence[Sample], *, progress: float = 0.0) -> dict[str, float]:
+        """Learn from `samples` once. progress: of the run, 0 to 1, for the rate's schedule. Returns figures.
+
+        loss; grad_norm (before clipping, mean over minibatches); rate (the schedule's factor); logprob_gap (largest
+        |trainer - sampler| of a token before the first update, nats); entropy (mean -log p of sampled tokens); updates;
+        skipped (updates left out because the gradient was not finite); and the loss's own, a mean over tokens each.
+        """
+        figures: defaultdict[str, float] = defaultdict(float)
+        gaps: list[float] = []
+        learned = tokens = 0
+        for number, hand in enumerate(deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps)):
+            batch = minibatch(hand, self._batch_tokens, self._device)
+            if not batch.tokens:
+                continue
+            learned, tokens = learned + 1, tokens + batch.tokens
+            for name, value in self._gradient(batch, gaps if number == 0 else None).items():
+                figures[name] += value
+            norm = self._clip()
+            figures["grad_norm"] += norm
+            if math.isfinite(norm):
+                figures["rate"] += self.optimisers.step(progress)
+            else:
+                figures["skipped"] += 1
+                self.optimisers.clear()
+        self._steps += 1
+        if not learned:
+            return {}
+        counts = {"updates": float(learned), "skipped": float(figures.pop("skipped", 0.0))}
+        means = {name: figures.pop(name, 0.0) / learned for name in ("loss", "grad_norm", "rate")}
+        return means | {name: value / tokens for name, value in figures.items()} | {"logprob_gap": max(gaps)} | counts
+
+    def _gradient(self, batch: Minibatch, gaps: list[float] | None) -> Mapping[str, float]:
+        """Put the minibatch's gradient into the parameters; sums over its tokens come back."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        total: list[Tensor] = []
+        work = functools.partial(self._part_gradient, batch)
+        for gradients, output, current, part in self._side_by_side(work, batch.parts):
+            if total:  # in the order of the parts, whoever was done first: the same bits every time
+                torch._foreach_add_(total, gradients)
+            else:
+                total = gradients
+            sums["loss"] += float(output.loss.detach())
+            sums["entropy"] -= float(current.sum())
+            for name, value in output.sums.items():
+                sums[name] += float(value)
+            if gaps is not None:
+                gaps.append(float((current - part.sampler).abs().max()))
+        for parameter, gradient in zip(self._parameters, total, strict=True):
+            parameter.grad = gradient
+        return sums
+
+    def _part_gradient(self, batch: Minibatch, part: Part) -> tuple[list[Tensor], LossOutput, Tensor, Part]:
+        current = token_logprobs(self.model, part)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = token_logprobs(self.teacher, part)
+        output = self.loss(
+            LossInputs(
+                current=current,
+                proximal=part.sampler,
+                sampler=part.sampler,
+                teacher=teacher,
+                advantages=part.advantages,
+                lengths=part.lengths,
+                tokens=batch.tokens,
+                outputs=batch.outputs,
+                horizon=self._horizon,
+            )
+        )
+        gradients = torch.autograd.grad(output.loss, self._parameters, materialize_grads=True)
+        return list(gradients), output, current.detach(), part
+
+    def _clip(self) -> float:
+        """Scale the gradient down to the bound if it is longer; its norm before."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if 0.0 < self._grad_clip < norm < math.inf:
+            torch._foreach_mul_(gradients, self._grad_clip / norm)
+        return norm
+
+    def _side_by_side(self, work: Callable[[Part], T], parts: Sequence[Part]) -> Iterable[T]:
+        return map(work, parts) if self._pool is None else self._pool.map(work, parts)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[Floats]:
+        """What the weights say now of each sample's tokens [n]; 0 where a token carries no loss."""
+
+        def look(part: Part) -> tuple[Part, Tensor]:
+            with torch.no_grad():
+                return part, token_logprobs(self.model, part)
+
+        found = [np.zeros(len(sample), dtype=np.float32) for sample in samples]
+        batch = minibatch(samples, self._batch_tokens, self._device)
+        for part, values in self._side_by_side(look, batch.parts):
+            rows, columns = np.divmod(part.index.cpu().numpy(), part.tokens.shape[1])
+            numbers = values.float().cpu().numpy()
+            for row, place in enumerate(part.samples):
+                here = rows == row
+                found[place][columns[here] + 1] = numbers[here]
+        return found
+
+    # -- going on ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write what a trainer that goes on needs beside the model's weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {"optimisers": self.optimisers.state_dict(), "steps": self._steps}
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.state_dict()
+        torch.save(state, folder / _STATE)
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote. Raises `CheckpointError` if it is missing, damaged or another trainer's."""
+        try:
+            state = torch.load(folder / _STATE, map_location=self._device, weights_only=True)
+            self.optimisers.load_state_dict(state["optimisers"])
+            if self.teacher is not None:
+                self.teacher.load_state_dict(state["teacher"])
+            self._steps = int(state["steps"])
+        except Exception as error:
+            raise CheckpointError(
+                f"cannot take over the trainer's state from {folder / _STATE}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def token_logprobs(model: CausalLM, part: Part) -> Tensor:
+    """Log-probabilities [n] float32 of the part's targets, at the temperature they were sampled at."""
+    hidden = model(part.tokens).flatten(0, 1)[part.index]
+    scores = model.logits(hidden).float()
+    if bool((part.temperature != 1.0).any()):
+        scores = scores / part.temperature[:, None].clamp(min=1e-6)
+    return -F.cross_entropy(scores, part.targets, reduction="none")
+
+
+def _one_core() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,45 @@
+"""Samples and a small model for the trainer's tests."""
+
+import numpy as np
+
+from askesis.models import ModelConfig, build
+from askesis.types import Sample, ids
+
+VOCAB = 61
+
+
+def small_model(seed=0, **changes):
+    config = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 256,
+    } | changes
+    model = build(ModelConfig(**config))
+    model.initialise(seed, 0.2)
+    return model
+
+
+def sample(rng, length, *, trace="", group="", advantage=None, share=0.5, temperature=1.0, last=None):
+    mask = rng.random(length) < share
+    mask[0] = False
+    mask[-1] = True
+    if last is not None:
+        mask[last + 1 :] = False
+        mask[last] = True
+    value = float(rng.normal()) if advantage is None else advantage
+    return Sample(
+        token_ids=ids(rng.integers(0, VOCAB, length)),
+        mask=mask,
+        logprobs=np.where(mask, -4.0, 0.0).astype(np.float32),
+        advantages=np.where(mask, value, 0.0).astype(np.float32),
+        policy_versions=np.zeros(length, dtype=np.int32),
+        trace_id=trace,
+        group=group,
+        temperature=temperature,
+    )
