@@ -88,6 +88,19 @@ class Ledger:
                 "INSERT INTO settled VALUES (?, ?, ?, ?)", [(lineage, step, group, fate) for group, fate in fates]
             )
 
+    def mark_checkpoint(self, step: int, checkpoint: str) -> None:
+        """Enter that the last committed step, which had no checkpoint, has one now: an interrupted run writes it late."""
+        last = self.last_step()
+        if last is None or last.step != step or last.checkpoint is not None:
+            raise StoreError(f"cannot enter checkpoint {checkpoint!r} for step {step}: the last committed one is {last}")
+        with self._database.transaction(f"enter the checkpoint of step {step}") as connection:
+            changed = connection.execute(
+                f"UPDATE steps SET checkpoint = ? WHERE step = ? AND version IS NOT NULL AND {live('steps')}",
+                (checkpoint, step),
+            ).rowcount
+            if changed != 1:
+                raise StoreError(f"cannot enter checkpoint {checkpoint!r}: {changed} live steps are step {step}")
+
     def rewind(self, to_step: int) -> None:
         """Go on from the state after `to_step` (0: from the start). What came later is abandoned, and kept.
 

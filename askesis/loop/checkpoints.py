@@ -1,0 +1,154 @@
+"""Checkpoints: by name, and of a run.
+
+A run's checkpoint is a Hugging Face folder (weights, configuration, tokenizer: transformers opens it) with `trainer/`
+(the optimiser's state) and `position.json` (step, version, time) in it. It appears whole, by a rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from askesis.loop.folder import RunFolder
+from askesis.loop.reading import RECIPES
+from askesis.types import CheckpointError, nearest
+
+if TYPE_CHECKING:
+    from askesis.chat import Qwen3Renderer
+    from askesis.models import Qwen3
+
+PACKAGED = {"askesis-tiny": RECIPES / "tiny"}
+_POSITION = "position.json"
+_TRAINER = "trainer"
+
+
+class Resumable(Protocol):
+    """What a trainer offers so that it can be stopped and go on."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far a run had got when the checkpoint was written. seconds: of training; tokens: trained on."""
+
+    step: int
+    version: int
+    seconds: float
+    tokens: int
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a checkpoint: `askesis-tiny`, a Hugging Face folder, or a run's folder (its newest one).
+
+    Raises `CheckpointError` saying what was looked for.
+    """
+    path = Path(name)
+    if str(name) in PACKAGED and not path.exists():
+        packaged = PACKAGED[str(name)]
+        if not (packaged / "config.json").is_file():
+            raise CheckpointError(
+                f"{name} is missing from this installation (expected in {packaged}); "
+                "make it with `askesis train cold_start`, or install Askesis again"
+            )
+        return packaged
+    if (path / "config.json").is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        newest = written(RunFolder(path))
+        if not newest:
+            raise CheckpointError(f"run {path} has no checkpoint yet")
+        return newest[-1]
+    if path.is_dir():
+        raise CheckpointError(f"{path} is no checkpoint: it has no config.json (found: {_content(path)})")
+    raise CheckpointError(
+        f"no checkpoint {str(name)!r}{nearest(str(name), PACKAGED)}: expected {', '.join(PACKAGED)}, a local folder in "
+        f"the Hugging Face layout, or a run's folder (looked in {Path.cwd()})"
+    )
+
+
+def _content(path: Path) -> str:
+    names = sorted(item.name for item in path.iterdir())
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
+def written(run: RunFolder) -> list[Path]:
+    """The whole checkpoints of a run, by step."""
+    found = [path for path in run.checkpoints.glob("step-*") if (path / _POSITION).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def save_model(folder: Path, model: Qwen3, renderer: Qwen3Renderer) -> None:
+    """Weights, configuration and tokenizer, as the ecosystem opens them."""
+    from askesis.chat import save_renderer
+    from askesis.models import save_checkpoint
+
+    save_checkpoint(model, folder)
+    save_renderer(renderer, folder)
+
+
+def write_checkpoint(
+    run: RunFolder, position: Position, *, model: Qwen3, renderer: Qwen3Renderer, trainer: Resumable
+) -> str:
+    """Write `checkpoints/step-N` and return its name. It is whole on disk when this returns."""
+    name = f"step-{position.step}"
+    scratch, final = run.checkpoints / f".{name}", run.checkpoints / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_model(scratch, model, renderer)
+    trainer.save(scratch / _TRAINER)
+    (scratch / _POSITION).write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
+    _sync(scratch)
+    if final.exists():  # of an abandoned lineage
+        _discard(final)
+    scratch.rename(final)
+    return name
+
+
+def _sync(folder: Path) -> None:
+    """Have the kernel write the files out: after the rename the name must not stand for less than it says."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def read_position(folder: Path) -> Position:
+    """How far the run had got. Raises `CheckpointError` if the folder is not a run's checkpoint."""
+    try:
+        return Position(**json.loads((folder / _POSITION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder} is not the checkpoint of a run: {error}") from error
+
+
+def load_trainer(folder: Path, trainer: Resumable) -> None:
+    """Give a trainer the state that it had."""
+    trainer.load(folder / _TRAINER)
+
+
+def prune(run: RunFolder, keep: int, *, up_to: int | None = None) -> None:
+    """Delete all but the `keep` newest checkpoints, and what a kill left: half-written ones, and those past `up_to`."""
+    found = written(run)
+    whole = [path for path in found if up_to is None or read_position(path).step <= up_to]
+    for path in found:
+        if path not in whole[-keep:]:
+            _discard(path)
+    for path in run.checkpoints.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a checkpoint; killed in between, what is left does not look like one."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

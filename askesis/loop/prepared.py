@@ -1,0 +1,126 @@
+"""Everything that a run needs, made from its recipe: environment, agent, model, renderer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from askesis.agents import load_agent
+from askesis.chat import Qwen3Renderer, load_renderer
+from askesis.envs import load_env
+from askesis.inference import EmbeddedEngine
+from askesis.loop import checkpoints
+from askesis.loop.fresh import fresh_model, learn_tokenizer
+from askesis.loop.recipe import Recipe
+from askesis.loop.source import demonstrate
+from askesis.loop.threads import physical_cores
+from askesis.models import ModelConfig, Qwen3, load_checkpoint
+from askesis.rollout import Costs
+from askesis.types import Agent, Env, EnvError
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """What a recipe names, made. source: the folder the model came from, None for a fresh one."""
+
+    recipe: Recipe
+    env: Env
+    agent: Agent
+    model: Qwen3
+    renderer: Qwen3Renderer
+    source: Path | None
+    threads: int
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's dimensions."""
+        return self.model.config
+
+    def engine(self) -> EmbeddedEngine:
+        """An engine on the model's own weights."""
+        rollout = self.recipe.rollout
+        return EmbeddedEngine(
+            self.model, slots=rollout.slots, context_length=rollout.context_length, compile=rollout.compile
+        )
+
+    def costs(self) -> Costs:
+        """What thinking and turns cost."""
+        reward = self.recipe.reward
+        return Costs(
+            thinking_token=reward.thinking_cost,
+            turn=reward.turn_cost,
+            on_success_only=reward.on_success_only,
+            most=reward.most,
+        )
+
+
+async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared:
+    """Make what the recipe names. checkpoint: load the model from there instead (a run that goes on).
+
+    Sets torch's threads. Raises `ConfigError`, `CheckpointError`, `EnvError`; the caller closes `env`.
+    """
+    threads = recipe.run.threads or physical_cores()
+    torch.set_num_threads(threads)
+    agent = load_agent(recipe.agent.name, **recipe.agent.options)
+    fresh = recipe.model.init is not None and checkpoint is None
+    folder = None if fresh else checkpoint or checkpoints.resolve(recipe.model.checkpoint)
+    env = load_env(recipe.env.name, **recipe.env.options)
+    try:
+        if recipe.demonstrations is not None:
+            demonstrate(recipe, env)
+        if folder is None:
+            assert recipe.model.init is not None
+            renderer = await learn_tokenizer(recipe, env, agent)
+            model = fresh_model(recipe.model.init, renderer, recipe.run.seed)
+        else:
+            renderer = load_renderer(folder)
+            model, _ = load_checkpoint(folder)
+    except BaseException:
+        await close_env(env)
+        raise
+    return Prepared(recipe=recipe, env=env, agent=agent, model=model, renderer=renderer, source=folder, threads=threads)
+
+
+async def close_env(env: Env) -> None:
+    """Close an environment. Raises `EnvError` where that fails."""
+    try:
+        await env.close()
+    except Exception as error:
+        raise EnvError(f"environment {env.name!r}: close() failed: {type(error).__name__}: {error}") from error
+
+
+def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """`await main()` from code that is not asynchronous, also inside a notebook, whose event loop is running."""
+    if not _loop_runs():
+        return asyncio.run(main())
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(asyncio.run(main()))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="askesis")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,322 @@
+"""What a recipe may say: every key with its type, range, default and meaning.
+
+The docstring under a key is its documentation: `docs/recipes.md` is written from here (`askesis.loop.reference`).
+Reading files, overrides and error messages are in `askesis.loop.reading`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+Kind = Literal["rl", "sft"]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Run(Section):
+    """How long, how reproducible, and where it goes."""
+
+    name: str = ""
+    """What the run's folder is called after; empty: the recipe's file name."""
+    kind: Kind = "rl"
+    """`rl`: roll out, compare within groups, learn from the difference. `sft`: learn demonstrations."""
+    seed: Natural = 0
+    """Decides the order of tasks, the sampling and fresh weights."""
+    minutes: Rate | None = None
+    """Stop after this much training time (sampling and training; not set-up, not evaluation)."""
+    steps: Positive | None = None
+    """Stop after this many steps."""
+    threads: Positive | None = None
+    """Threads for torch; unset: the physical cores that this process may use."""
+    out: str = "runs"
+    """The folder in which each run makes its own."""
+
+
+class Init(Section):
+    """A fresh model. Names are those of a Hugging Face `config.json`; the vocabulary follows from the tokenizer."""
+
+    hidden_size: Positive = 128
+    """Width."""
+    num_hidden_layers: Positive = 4
+    """Layers."""
+    num_attention_heads: Positive = 4
+    """Query heads."""
+    num_key_value_heads: Positive = 2
+    """Key and value heads; divides the query heads."""
+    head_dim: Positive = 32
+    """Width of a head; even."""
+    intermediate_size: Positive = 384
+    """Width of the feed-forward layer."""
+    tie_word_embeddings: bool = True
+    """Whether input and output embeddings are one matrix."""
+    max_position_embeddings: Positive = 2048
+    """How far positions go."""
+    rope_theta: Rate = 10_000.0
+    """Base of the rotary embedding."""
+    std: Rate = 0.02
+    """Standard deviation of fresh weights."""
+
+
+class TokenizerSettings(Section):
+    """The BPE of a fresh model, learned from demonstrations."""
+
+    vocab_size: Annotated[int, Field(ge=256)] = 512
+    """Bytes and merges; Qwen's special tokens and the scaffolding come on top."""
+    episodes: Positive = 500
+    """Demonstrations to learn merges from, half of them thinking."""
+    scaffolding: bool = True
+    """Make one token of each text that stays the same between episodes (the tools' schema, openings of calls)."""
+    phrases: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Further texts that are one token each."""
+    closing: str = "\n</think>\n\n"
+    """Text that ends thinking when its budget is used up."""
+
+
+class Model(Section):
+    """What is trained."""
+
+    checkpoint: str = "askesis-tiny"
+    """`askesis-tiny`, a Hugging Face folder, or a run's folder (its newest checkpoint)."""
+    init: Init | None = None
+    """Train a fresh model instead of a checkpoint; `sft` only."""
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    """The tokenizer of a fresh model."""
+
+
+class EnvSettings(Section):
+    """Where the agent acts."""
+
+    name: str
+    """A built-in name, `path/to/file.py:Class` or `package.module:Class`."""
+    options: dict[str, Any] = {}
+    """Arguments of the environment."""
+
+
+class AgentSettings(Section):
+    """The harness."""
+
+    name: str = "solo@1"
+    """Name and version."""
+    options: dict[str, Any] = {}
+    """Arguments of the agent."""
+
+
+class Mode(Section):
+    """A thinking mode and its share of the tasks."""
+
+    thinking: bool
+    """Think or not."""
+    share: Rate = 1.0
+    """Share of the tasks, in proportion to the other modes'."""
+    budget: Natural | None = None
+    """Most tokens a turn may think; unset: no bound."""
+
+
+class LimitOverrides(Section):
+    """Bounds of an episode; unset ones are the task's own."""
+
+    max_turns: Positive | None = None
+    """Assistant messages."""
+    max_tokens: Positive | None = None
+    """Tokens of all turns together."""
+    max_turn_tokens: Positive | None = None
+    """Tokens of one turn."""
+    wall_s: Rate | None = None
+    """Seconds, those in the engine not counted."""
+    tool_s: Rate | None = None
+    """Seconds of one tool call."""
+
+
+BOTH_MODES = (Mode(thinking=True, share=0.5), Mode(thinking=False, share=0.5))
+
+
+class Rollout(Section):
+    """How episodes are sampled."""
+
+    tasks_per_step: Positive = 16
+    """Tasks drawn for one step: one group each."""
+    group_size: Positive = 8
+    """Episodes of one task that are compared with each other; `rl` needs at least 2."""
+    temperature: Rate = 1.0
+    """Of the sampling; log-probabilities are of the distribution scaled by it."""
+    modes: Annotated[tuple[Mode, ...], Strict(False), Field(min_length=1)] = BOTH_MODES
+    """Thinking modes and their shares. Tasks are spread over them evenly, never within a group."""
+    concurrency: Positive = 256
+    """Most episodes in flight."""
+    slots: Positive = 64
+    """Most requests that the engine runs at once."""
+    context_length: Annotated[int, Field(ge=2)] = 1024
+    """Most tokens of an episode, prompt and all turns."""
+    retries: Natural = 2
+    """How often an episode is played again that the machinery, not the policy, has spoilt."""
+    compile: bool = False
+    """Compile the engine's decode step: faster steps, some seconds to start."""
+    pool: Positive | None = None
+    """Tasks asked of the environment at a time; unset: 16 steps' worth."""
+    limits: LimitOverrides = LimitOverrides()
+    """Bounds of an episode."""
+
+
+class RewardSettings(Section):
+    """What an episode is paid beside the environment's own terms."""
+
+    thinking_cost: Amount = 0.0
+    """Cost of one thinking token."""
+    turn_cost: Amount = 0.0
+    """Cost of one turn."""
+    on_success_only: bool = True
+    """Charge successes alone, so that failing quickly never pays more than failing slowly."""
+    most: Share = 0.9
+    """Bound of both costs together; below 1 any success is worth more than any failure."""
+
+
+class Demonstrations(Section):
+    """What `sft` learns: episodes played by the environment's `demonstrator(task, seed=..., **options)`."""
+
+    tokens: Positive | None = None
+    """Stop when this many tokens (prompts included) were trained on."""
+    episodes: Positive | None = None
+    """Distinct demonstrations; unset: always new ones."""
+    epochs: Positive = 1
+    """Passes over `episodes`."""
+    per_step: Positive = 64
+    """Demonstrations in one step."""
+    modes: Annotated[tuple[Mode, ...], Strict(False), Field(min_length=1)] = BOTH_MODES
+    """Thinking modes and their shares."""
+    options: dict[str, Any] = {}
+    """Arguments of the demonstrator."""
+    successes_only: bool = False
+    """Leave demonstrations out that did not succeed."""
+    keep: Natural = 200
+    """How many of them the trace store keeps whole; all are counted."""
+
+
+class EvalSettings(Section):
+    """Held-out tasks."""
+
+    tasks: Natural = 300
+    """Tasks in each mode; 0 switches evaluation off."""
+    seed: Natural = 1_000_003
+    """Which held-out tasks, and how they are sampled."""
+    every: Natural = 0
+    """Evaluate each so many steps; 0: only before and after."""
+    before: bool = True
+    """Evaluate before the first step."""
+    temperature: Rate = 1.0
+    """Of the sampled evaluation."""
+    greedy: bool = True
+    """Evaluate greedily too, before and after."""
+
+
+class CheckpointSettings(Section):
+    """What survives."""
+
+    every_steps: Positive = 10
+    """Steps between two checkpoints; the last step always has one."""
+    keep: Positive = 2
+    """How many of the newest to keep."""
+
+
+class LogSettings(Section):
+    """What is written along the way."""
+
+    tensorboard: bool = True
+    """Write TensorBoard files."""
+    every: Positive = 5
+    """Steps between two plain lines where there is no terminal."""
+
+
+class Train(Section):
+    """How the weights change."""
+
+    algorithm: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
+    """The policy-gradient loss of `rl`: mean over episodes, over a constant, or over tokens; `sft` has its own."""
+    advantage: Literal["grpo", "dr_grpo"] = "dr_grpo"
+    """Advantages within a group: `grpo` divides by the standard deviation, `dr_grpo` does not."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """`muon`: Muon for the matrices, AdamW for the rest."""
+    lr: Rate = 1e-3
+    """Learning rate of AdamW."""
+    muon_lr: Rate = 0.01
+    """Learning rate of Muon."""
+    weight_decay: Amount = 0.0
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate goes on after the warm-up; to 0 at the end of the run."""
+    warmup: Share = 0.0
+    """Share of the run over which the rate rises from 0."""
+    minibatches: Positive = 1
+    """Optimiser steps that one step's samples are split into."""
+    batch_tokens: Positive = 16384
+    """Most tokens in one forward pass; a minibatch of more is accumulated."""
+    clip_low: Amount = 0.2
+    """Probability ratios below 1 minus this are clipped."""
+    clip_high: Amount | None = None
+    """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), else `clip_low`."""
+    kl: Amount = 0.0
+    """Weight of the divergence from the model that the run began with."""
+    grad_clip: Amount = 1.0
+    """Largest norm of the gradient; 0: no bound."""
+
+
+class Recipe(Section):
+    """A whole recipe: what to train, on what, how, and for how long."""
+
+    run: Run = Run()
+    """How long, how reproducible, and where it goes."""
+    model: Model = Model()
+    """What is trained."""
+    env: EnvSettings
+    """Where the agent acts."""
+    agent: AgentSettings = AgentSettings()
+    """The harness."""
+    rollout: Rollout = Rollout()
+    """How episodes are sampled."""
+    reward: RewardSettings = RewardSettings()
+    """What an episode is paid beside the environment's own terms."""
+    train: Train = Train()
+    """How the weights change."""
+    demonstrations: Demonstrations | None = None
+    """What `sft` learns."""
+    eval: EvalSettings = EvalSettings()
+    """Held-out tasks."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """What survives."""
+    log: LogSettings = LogSettings()
+    """What is written along the way."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Recipe:
+        run, model = self.run, self.model
+        if run.kind == "rl":
+            _demand(self.demonstrations is None, "[demonstrations] is for run.kind = 'sft', but this recipe is 'rl'")
+            _demand(model.init is None, "model.init is for run.kind = 'sft': 'rl' needs a checkpoint that can act")
+            _demand(run.minutes or run.steps, "run.minutes or run.steps is missing: when should the run stop?")
+            _demand(self.rollout.group_size > 1, "rollout.group_size is 1: a group needs at least 2 to be compared")
+        else:
+            shown = self.demonstrations
+            _demand(shown is not None, "[demonstrations] is missing: 'sft' needs to know what to learn from")
+            assert shown is not None
+            bounded = run.minutes or run.steps or shown.tokens or shown.episodes
+            _demand(bounded, "none of run.minutes, run.steps, demonstrations.tokens, .episodes says when to stop")
+        if model.init is not None:
+            heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads
+            _demand(heads % groups == 0, f"model.init: {groups} key and value heads do not divide {heads} heads")
+            _demand(model.init.head_dim % 2 == 0, f"model.init.head_dim is {model.init.head_dim}, expected even")
+        return self
+
+
+def _demand(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,241 @@
+"""A run from its recipe to its report: new, or resumed after whatever ended it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from askesis.loop.checkpoints import Position, load_trainer, prune, read_position, written
+from askesis.loop.display import Display, duration
+from askesis.loop.folder import RunFolder, find_run, write_whole
+from askesis.loop.learner import Learner
+from askesis.loop.plan import Plan, make_plan
+from askesis.loop.prepared import Prepared, close_env, prepare, run_async
+from askesis.loop.reading import load_recipe, parse_override, to_mapping, to_toml
+from askesis.loop.recipe import Recipe
+from askesis.loop.report import write_report
+from askesis.loop.results import Evaluation, RunResult, StepRecord, from_plain
+from askesis.loop.training import Training
+from askesis.rollout import TraceStore
+from askesis.types import CheckpointError, ConfigError
+
+_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "eval.", "checkpoint.", "log.")
+_START = Position(step=0, version=0, seconds=0.0, tokens=0)
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    resume: str | Path | None = None,
+    display: bool | Display = True,
+) -> RunResult:
+    """Train as a recipe says, and evaluate before and after.
+
+    recipe: a name, a path, a mapping or a `Recipe`. overrides: `["run.steps=10"]` or `{"run.steps": 10}`. resume: a
+    run's folder, its id, or `latest`, to go on with it instead; of its recipe only how long to train, evaluation,
+    checkpoints and logging can be changed then. display: print to stderr what goes on.
+
+    Raises `AskesisError`s for what is wrong before it starts. An interruption (Ctrl-C) ends the run in order: what was
+    sampled is stored, what was trained has a checkpoint, and the result says `interrupted`.
+    """
+    if (recipe is None) == (resume is None):
+        raise ConfigError("train: give a recipe, or a run to resume; not both, not neither")
+    shown = display if isinstance(display, Display) else Display(quiet=not display)
+    with shown:
+        if resume is not None:
+            folder = find_run(resume)
+            settings = load_recipe(folder.recipe, _only_changeable(overrides))
+        else:
+            assert recipe is not None
+            folder, settings = None, load_recipe(recipe, overrides)
+        return run_async(lambda: _run(settings, folder, shown))
+
+
+def dry_run(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> tuple[Recipe, Plan]:
+    """Resolve everything that a run would: lengths, tools, the first prompt, sizes, memory. Samples nothing."""
+    settings = load_recipe(recipe, overrides)
+
+    async def resolve() -> Plan:
+        prepared = await prepare(settings)
+        try:
+            return await _plan(prepared, Learner(prepared))
+        finally:
+            await close_env(prepared.env)
+
+    return settings, run_async(resolve)
+
+
+def _only_changeable(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides, if a run that goes on may have them. Raises `ConfigError`."""
+    given = dict(overrides) if isinstance(overrides, Mapping) else dict(map(parse_override, overrides))
+    for key in given:
+        if not any(key == known or (known.endswith(".") and key.startswith(known)) for known in _CHANGEABLE):
+            raise ConfigError(
+                f"override {key!r}: a run that goes on keeps what it learns from; only {', '.join(_CHANGEABLE)} can "
+                "change. To change more, start a new run with model.checkpoint set to this run's folder"
+            )
+    return given
+
+
+async def _plan(prepared: Prepared, learner: Learner) -> Plan:
+    recipe = prepared.recipe
+    return await make_plan(
+        recipe,
+        env=prepared.env,
+        agent=prepared.agent,
+        renderer=prepared.renderer,
+        config=prepared.config,
+        model=str(prepared.source or "fresh"),
+        threads=prepared.threads,
+        optimiser_floats=learner.optimiser_floats,
+        batch_tokens=recipe.train.batch_tokens,
+    )
+
+
+async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> RunResult:
+    begun = time.monotonic()
+    resumed = folder is not None
+    found = _newest(folder) if folder is not None else None
+    prepared = await prepare(recipe, checkpoint=found)
+    try:
+        learner = Learner(prepared)
+        plan = await _plan(prepared, learner)
+        if folder is None:
+            folder = RunFolder.create(Path(recipe.run.out), recipe.run.name)
+        display.log_to(folder.log)
+        display.every = recipe.log.every
+        write_whole(folder.recipe, to_toml(to_mapping(recipe), comment=_about(plan)))
+        with TraceStore(folder.traces) as store:
+            position = _START if found is None else read_position(found)
+            if found is not None:
+                load_trainer(found, learner)
+            if resumed:
+                store.ledger.rewind(position.step)
+                prune(folder, recipe.checkpoint.keep, up_to=position.step)
+            training = Training(
+                prepared=prepared,
+                learner=learner,
+                folder=folder,
+                store=store,
+                display=display,
+                position=position,
+                history=_history(folder, position.step),
+                evaluations=_evaluations(folder, position.step),
+            )
+            for line in _opening(recipe, plan, folder, position if resumed else None):
+                display.say(line)
+            return await _finish(training, begun)
+    finally:
+        await close_env(prepared.env)
+
+
+async def _finish(training: Training, begun: float) -> RunResult:
+    """Train, and say what came of it, also in the folder."""
+    folder, display = training.folder, training.display
+    folder.write_status("running", step=training.position.step)
+    try:
+        await training.run()
+    except BaseException as error:
+        folder.write_status("failed", step=training.position.step, error=f"{type(error).__name__}: {error}")
+        raise
+    interrupted = training.stop.asked
+    newest = written(folder)
+    result = RunResult(
+        id=folder.id,
+        folder=folder.path,
+        state="interrupted" if interrupted else "finished",
+        stopped_by=training.stopped_by,
+        steps=training.position.step,
+        seconds=training.position.seconds,
+        wall_s=time.monotonic() - begun,
+        checkpoint=newest[-1] if newest else None,
+        report=folder.report,
+        evaluations=tuple(training.evaluations),
+        alarms=tuple(training.alarms.all),
+        history=tuple(training.history),
+    )
+    write_report(result, training)
+    write_whole(folder.result, json.dumps(result.to_json(), indent=2) + "\n")
+    folder.write_status(result.state, step=result.steps, score=_score(result))
+    if result.evaluations:
+        display.table(result.evaluations)
+    display.say(f"{result.steps} steps in {duration(result.seconds)} of training ({duration(result.wall_s)} in all)")
+    if result.checkpoint is not None:
+        display.say(f"checkpoint  {result.checkpoint}")
+    display.say(f"report      {result.report}")
+    if interrupted:
+        display.say(f"interrupted; go on with: askesis train --resume {folder.path}", style="bold")
+    return result
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from: the newest that is whole on disk and whose step is committed with its name.
+
+    One that lacks its commit was cut off by a kill between the two: its step is done again.
+    """
+    if not folder.traces.is_file():
+        return None  # killed before it began
+    with TraceStore(folder.traces, readonly=True) as store:
+        committed = {step.step: step.checkpoint for step in store.ledger.steps()}
+    for path in reversed(written(folder)):
+        if committed.get(read_position(path).step) == path.name:
+            return path
+    if any(committed.values()):
+        raise CheckpointError(
+            f"run {folder.path} had checkpoints ({', '.join(name for name in committed.values() if name)}), but none "
+            f"is left in {folder.checkpoints}; start a new run"
+        )
+    return None
+
+
+def _history(folder: RunFolder, step: int) -> list[StepRecord]:
+    """The steps up to `step`, each as it was last done."""
+    if not folder.metrics.is_file():
+        return []
+    records: dict[int, StepRecord] = {}
+    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            record = from_plain(StepRecord, json.loads(line))
+        except (ValueError, TypeError, KeyError):
+            continue  # a line that a kill cut short
+        records[record.step] = record
+    return [records[at] for at in sorted(records) if at <= step]
+
+
+def _evaluations(folder: RunFolder, step: int) -> list[Evaluation]:
+    """The evaluations of the lineage up to `step`."""
+    found = []
+    for path in folder.evaluations.glob("*.json"):
+        evaluation = from_plain(Evaluation, json.loads(path.read_text(encoding="utf-8")))
+        if evaluation.step <= step and evaluation.name != "after":
+            found.append(evaluation)
+    return sorted(found, key=lambda one: one.step)
+
+
+def _about(plan: Plan) -> str:
+    return f"resolved by askesis train: {plan.parameters:,} parameters, environment {plan.env}, agent {plan.agent}"
+
+
+def _opening(recipe: Recipe, plan: Plan, folder: RunFolder, position: Position | None) -> list[str]:
+    """What a person reads first."""
+    lines = [
+        f"run {folder.path}: {recipe.run.kind} of {plan.model} ({plan.parameters:,} parameters) on {plan.env}, "
+        f"{plan.episodes_per_step} episodes a step, {plan.threads} threads"
+    ]
+    if position is not None:
+        lines.append(f"resumed after step {position.step} ({duration(position.seconds)} of training)")
+    return lines + [f"note: {warning}" for warning in plan.warnings]
+
+
+def _score(result: RunResult) -> dict[str, float | None]:
+    """Sampled success of the last evaluation, by mode."""
+    if not result.evaluations:
+        return {}
+    last = result.evaluations[-1]
+    return {row.mode: round(row.summary.success, 4) for row in last.rows if row.temperature and row.summary.learnable}

@@ -1,0 +1,41 @@
+"""TensorBoard: every figure of every step, under `rollout/`, `train/` and `time/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from askesis.loop.results import StepRecord
+
+
+class Scalars:
+    """Event files in a folder. A resumed run adds a file; steps written twice show the later one."""
+
+    def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def step(self, record: StepRecord) -> None:
+        """Write one step."""
+        values = {
+            "rollout/reward": record.reward,
+            "rollout/success": record.success,
+            "rollout/turns": record.turns,
+            "rollout/truncated": record.truncated,
+            "rollout/infrastructure": record.infrastructure / max(record.episodes, 1),
+            "rollout/groups_trained": record.trained_groups,
+            "time/sample_s": record.sample_s,
+            "time/train_s": record.train_s,
+            "time/tool_s": record.tool_s,
+            "time/tokens_per_s": record.tokens_per_s,
+        }
+        values |= {f"rollout/success_{mode}": value for mode, value in record.success_by_mode.items()}
+        values |= {f"rollout/thinking_tokens_{mode}": value for mode, value in record.thinking_by_mode.items()}
+        values |= {f"rollout/dropped_{reason}": count for reason, count in record.dropped.items()}
+        values |= {f"train/{name}": value for name, value in record.trainer.items()}
+        for name, value in values.items():
+            self._writer.add_scalar(name.replace(":", "_"), value, record.step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()

@@ -1,0 +1,194 @@
+"""Where a step's samples come from: episodes that a model sampled, or that a demonstrator played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from askesis.loop.recipe import Demonstrations, Recipe
+from askesis.loop.samples import Advantages, demonstration_samples, group_samples, why_dropped
+from askesis.loop.stream import Prompt, PromptStream, derived_seed, tasks_of
+from askesis.rollout import EpisodeSpec, PolicySpeakers, Roller, TraceSink, TraceStore, group_specs
+from askesis.types import AskesisError, ConfigError, Env, Group, Policy, Renderer, Sample, Task, Trace
+
+Teach = Callable[[Group], "list[Sample] | str"]
+"""What a group teaches: its samples, or why it is dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One step's episodes. dropped: reason by group. The groups are in the order of their prompts."""
+
+    groups: Sequence[Group]
+    samples: Sequence[Sample]
+    trained: Sequence[str]
+    dropped: dict[str, str]
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The final attempts of all episodes."""
+        return [trace for group in self.groups for trace in group.traces]
+
+
+class Source:
+    """Draws prompts by place and plays them. `end`: the place at which it is exhausted, None for never."""
+
+    def __init__(
+        self,
+        roller: Roller,
+        *,
+        prompts: Callable[[int, int], list[Prompt]],
+        specs: Callable[[Prompt], list[EpisodeSpec]],
+        teach: Teach,
+        per_step: int,
+        end: int | None = None,
+    ) -> None:
+        self.roller, self.end = roller, end
+        self._prompts, self._specs, self._teach, self._per_step = prompts, specs, teach, per_step
+
+    def draw(self, position: int) -> list[Prompt]:
+        """The prompts of the step that begins at `position`; empty at the end."""
+        count = self._per_step if self.end is None else min(self._per_step, self.end - position)
+        return self._prompts(position, count) if count > 0 else []
+
+    async def play(self, prompts: Sequence[Prompt], step: int) -> Batch | None:
+        """Play all prompts; None if the roller was shut down before they were whole. All traces are in the store."""
+        specs = [spec for prompt in prompts for spec in self._specs(prompt)]
+        whole: dict[str, Group] = {}
+        try:
+            async for group in self.roller.groups(specs, label="train", step=step):
+                whole[group.id] = group
+        finally:
+            await self.roller.shutdown()
+        if len(whole) < len(prompts):
+            return None
+        ordered = [whole[prompt.group] for prompt in prompts]  # not in the order in which the machine finished them
+        samples: list[Sample] = []
+        trained, dropped = [], {}
+        for group in ordered:
+            taught = self._teach(group)
+            if isinstance(taught, str):
+                dropped[group.id] = taught
+            else:
+                samples += taught
+                trained.append(group.id)
+        return Batch(groups=ordered, samples=samples, trained=trained, dropped=dropped)
+
+
+def rollout_source(recipe: Recipe, roller: Roller, env: Env, advantages: Advantages) -> Source:
+    """Episodes of the model, in groups."""
+    rollout, seed = recipe.rollout, recipe.run.seed
+    stream = PromptStream(
+        env,
+        rollout.modes,
+        pool=rollout.pool or 16 * rollout.tasks_per_step,
+        seed=seed,
+        limits=rollout.limits,
+    )
+
+    def teach(group: Group) -> list[Sample] | str:
+        return why_dropped(group) or group_samples(group, advantages)
+
+    return Source(
+        roller,
+        prompts=stream.take,
+        specs=lambda prompt: group_specs(
+            prompt.task, prompt.thinking, group=prompt.group, size=rollout.group_size, seed=seed
+        ),
+        teach=teach,
+        per_step=rollout.tasks_per_step,
+    )
+
+
+def demonstration_source(recipe: Recipe, roller: Roller, env: Env) -> Source:
+    """Episodes of the environment's demonstrator, each a group of one. Passes after the first play the same again."""
+    shown = _demonstrations(recipe)
+    stream = PromptStream(
+        env,
+        shown.modes,
+        pool=recipe.rollout.pool or 16 * shown.per_step,
+        seed=recipe.run.seed,
+        limits=recipe.rollout.limits,
+    )
+
+    def prompts(position: int, count: int) -> list[Prompt]:
+        found = []
+        for at in range(position, position + count):
+            same = stream.take(at if shown.episodes is None else at % shown.episodes, 1)[0]
+            found.append(Prompt(position=at, task=same.task, thinking=same.thinking))
+        return found
+
+    def specs(prompt: Prompt) -> list[EpisodeSpec]:
+        place = prompt.position if shown.episodes is None else prompt.position % shown.episodes
+        seed = derived_seed(recipe.run.seed, "demonstration", place)
+        return [EpisodeSpec(task=prompt.task, thinking=prompt.thinking, group=prompt.group, seed=seed)]
+
+    def teach(group: Group) -> list[Sample] | str:
+        if not group.learnable:
+            return "infrastructure"
+        if shown.successes_only and not all(trace.success for trace in group.learnable):
+            return "failed"
+        return demonstration_samples(group.learnable)
+
+    end = None if shown.episodes is None else shown.episodes * shown.epochs
+    return Source(roller, prompts=prompts, specs=specs, teach=teach, per_step=shown.per_step, end=end)
+
+
+def demonstrators(recipe: Recipe, env: Env, renderer: Renderer) -> PolicySpeakers:
+    """The environment's demonstrator as who speaks."""
+    return PolicySpeakers(
+        policy=lambda spec: _demonstrator(recipe, env, spec.task, spec.seed),
+        renderer=renderer,
+        context_length=recipe.rollout.context_length,
+    )
+
+
+def demonstrate(recipe: Recipe, env: Env) -> None:
+    """Make one demonstrator. Raises `ConfigError` if there is none, or the recipe's options do not fit it."""
+    task = tasks_of(env, "train", seed=recipe.run.seed, limit=1)[0]
+    _demonstrator(recipe, env, task, 0)
+
+
+def _demonstrator(recipe: Recipe, env: Env, task: Task, seed: int) -> Policy:
+    make = getattr(env, "demonstrator", None)
+    if make is None:
+        raise ConfigError(
+            f"environment {env.name!r} has no demonstrator(task, seed=...): 'sft' needs a scripted policy to learn from"
+        )
+    options = _demonstrations(recipe).options
+    try:
+        made: Policy = make(task, seed=seed, **options)
+    except AskesisError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"environment {env.name!r}: demonstrator(task, seed={seed}) with options {sorted(options)} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return made
+
+
+def _demonstrations(recipe: Recipe) -> Demonstrations:
+    if recipe.demonstrations is None:
+        raise ConfigError("[demonstrations] is missing: 'sft' needs to know what to learn from")
+    return recipe.demonstrations
+
+
+class KeepFirst:
+    """A trace sink that enters every group in the ledger but keeps only the traces of the first `keep` groups."""
+
+    def __init__(self, store: TraceStore, keep: int, *, kept: int = 0) -> None:
+        self._store, self._keep, self._kept = store, keep, kept
+
+    def add(self, traces: Sequence[Trace], **where: Any) -> None:
+        """As `TraceStore.add`."""
+        self._store.add(traces if self._kept < self._keep else (), **where)
+        self._kept += 1
+
+
+def sink_of(recipe: Recipe, store: TraceStore) -> TraceSink:
+    """Where the traces of training go."""
+    if recipe.demonstrations is None:
+        return store
+    return KeepFirst(store, recipe.demonstrations.keep, kept=store.ledger.position())
