@@ -1,0 +1,5 @@
+"""Isolated execution: files, processes, time, memory, network. Bubblewrap, and nothing weaker where it is missing."""
+
+from askesis.sandbox.pool import SandboxPool
+
+__all__ = ["SandboxPool"]

@@ -1,0 +1,133 @@
+"""What bubblewrap is told, and what a person is told where it is missing or may not work. There is no fall-back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from askesis.types import SandboxError
+
+USER = 1000  # inside; outside it is the user who runs us or, where that is root, NOBODY
+NOBODY = 65534
+_SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # folders, or links into /usr
+_STORES = ("/nix/store", "/gnu/store")
+_CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_INSTALL = {
+    "apt-get": "apt-get install -y bubblewrap",
+    "dnf": "dnf install -y bubblewrap",
+    "pacman": "pacman -S --noconfirm bubblewrap",
+    "zypper": "zypper --non-interactive install bubblewrap",
+    "apk": "apk add bubblewrap",
+}
+_SWITCHES = {  # sysctls that forbid user namespaces: (the value that does, the cure)
+    "kernel/unprivileged_userns_clone": ("0", "kernel.unprivileged_userns_clone=1"),
+    "kernel/apparmor_restrict_unprivileged_userns": ("1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    "user/max_user_namespaces": ("0", "user.max_user_namespaces=15000"),
+}
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/home/agent",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+    "USER": "agent",
+}
+
+ACCOUNTS = (f"agent:x:{USER}:{USER}::/home/agent:/bin/sh\n", f"agent:x:{USER}:\n")  # passwd, group
+
+
+def find() -> str:
+    """The path of `bwrap`. Raises `SandboxError` that says what to run."""
+    if sys.platform != "linux":
+        raise SandboxError(f"sandbox: it needs Linux (namespaces, bubblewrap); this is {sys.platform}")
+    if (release := tuple(int("0" + part.partition("-")[0]) for part in os.uname().release.split(".")[:2])) < (5, 14):
+        raise SandboxError(
+            f"sandbox: it needs Linux 5.14 or newer, got {'.'.join(map(str, release))}: before that, the kernel counts "
+            "a user's processes over all sandboxes, and one fork bomb would hurt the others"
+        )
+    path = shutil.which("bwrap")
+    if path is None:
+        raise SandboxError(
+            f"sandbox: bubblewrap (bwrap) is not on PATH. Run:  {_as_root(_install())}\n"
+            "There is no fall-back: without it no program of an agent is run."
+        )
+    return path
+
+
+def _install() -> str:
+    known = [command for manager, command in _INSTALL.items() if shutil.which(manager)]
+    return known[0] if known else "your system's package manager to install the package `bubblewrap`"
+
+
+def _as_root(command: str) -> str:
+    return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def refusal(said: str) -> SandboxError:
+    """Why bubblewrap could not start, from what it said, and what to do."""
+    for switch, (bad, cure) in _SWITCHES.items():
+        file = Path("/proc/sys") / switch
+        if (os.geteuid() != 0 or switch.startswith("user")) and file.exists() and file.read_text().strip() == bad:
+            return SandboxError(
+                f"sandbox: bubblewrap may not make a user namespace ({said}). Run:  {_as_root(f'sysctl -w {cure}')}\n"
+                "There is no fall-back: without it no program of an agent is run."
+            )
+    return SandboxError(
+        f"sandbox: bubblewrap could not start a worker: {said or 'it said nothing'}\nIn a container, start that "
+        "with user namespaces and mounts allowed (Docker: --security-opt seccomp=unconfined --security-opt "
+        "apparmor=unconfined --security-opt systempaths=unconfined, and --cap-add SYS_ADMIN for root).\n"
+        "There is no fall-back: without it no program of an agent is run."
+    )
+
+
+def interpreter() -> str:
+    """The CPython that runs in the sandbox: ours, without a virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def arguments(bwrap: str, *, info: int, gate: int, passwd: int, group: int) -> list[str]:
+    """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
+
+    All numbers are descriptors. passwd, group: what those files hold. info: where bubblewrap tells its first process's
+    pid. gate: where that process waits, if root starts it, until its user map is written: `USER` must not be root to
+    the kernel, which binds root by no limit on processes.
+    """
+    command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
+    command += ["--info-fd", str(info), "--cap-drop", "ALL"]
+    capabilities = ["SYS_ADMIN", "NET_ADMIN", "SETPCAP"]
+    if os.geteuid() == 0:
+        command += ["--userns-block-fd", str(gate)]
+        capabilities += ["SETUID", "SETGID"]
+    else:
+        command += ["--uid", str(USER), "--gid", str(USER)]
+    for capability in capabilities:
+        command += ["--cap-add", f"CAP_{capability}"]
+    command += ["--ro-bind", "/usr", "/usr"]
+    for folder in map(Path, _SYSTEM):
+        if folder.is_symlink():
+            command += ["--symlink", str(folder.readlink()), str(folder)]
+        elif folder.exists():
+            command += ["--ro-bind", str(folder), str(folder)]
+    bound = [folder for folder in _STORES if Path(folder).exists()]
+    for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix))):
+        if not any(Path(prefix).is_relative_to(folder) for folder in ("/usr", *bound)):
+            bound.append(prefix)
+    for source in (*bound, *(file for file in _CONFIGURATION if Path(file).exists())):
+        for folder in reversed(Path(source).parents[:-1]):
+            command += ["--dir", str(folder)]  # else bubblewrap makes it for root's eyes only
+        command += ["--ro-bind", source, source]
+    command += ["--file", str(passwd), "/etc/passwd", "--file", str(group), "/etc/group"]
+    command += ["--proc", "/proc", "--dir", "/dev", "--dir", "/home", "--dir", "/var"]
+    for name in _DEVICES:
+        command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    links = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/shm", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
+    links |= {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
+    for link, target in links.items():
+        command += ["--symlink", target, link]
+    command += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        command += ["--setenv", name, value]
+    return command

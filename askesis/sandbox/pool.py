@@ -1,0 +1,197 @@
+"""The pool: a few warm workers, and any number of sandboxes that take turns at them.
+
+A sandbox between two calls is its tree, kept here as data. A call takes a worker, puts the tree into a file system
+that nothing else ever sees, runs one program, and takes the tree back. So any number of sandboxes can be open at once;
+`size` bounds the programs that run at once, and a call waits for its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Self
+
+from askesis.sandbox import bubblewrap, warden
+from askesis.sandbox.tree import Tree
+from askesis.sandbox.worker import Worker
+from askesis.types import ConfigError, RunLimits, RunResult, Sandbox, SandboxError
+
+MOST_FILES = 4096  # files, folders and symlinks of a tree
+LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
+_INLINE = (2**20, 100)  # a tree of more bytes or files than this is read in a thread
+
+
+class SandboxPool:
+    """size: programs that run at once. limits: of a run that brings none.
+
+    tree: bytes that a working tree may hold (default: four times the limit on one file). Use it as an asynchronous
+    context manager, within one event loop. Raises `SandboxError` where bubblewrap is missing or may not work, and
+    `ConfigError` for senseless values.
+    """
+
+    def __init__(self, size: int, limits: RunLimits, *, tree: int | None = None) -> None:
+        if size < 1:
+            raise ConfigError(f"sandbox: size={size}: expected at least one worker")
+        _check(limits)
+        self._size, self._limits = size, limits
+        self._room = 4 * limits.file_size if tree is None else tree
+        self._slots: asyncio.Queue[Worker | None] = asyncio.Queue()
+        self._workers: set[Worker] = set()
+        self._bwrap = ""
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        self._bwrap = bubblewrap.find()
+        self._open = True
+        started = await asyncio.gather(*(self._start() for _ in range(self._size)), return_exceptions=True)
+        for worker in started:
+            if isinstance(worker, BaseException):
+                await self.close()
+                raise worker
+            self._slots.put_nowait(worker)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def acquire(self) -> Sandbox:
+        """A sandbox with an empty tree. Never waits: only running takes a worker."""
+        if not self._open:
+            raise SandboxError("sandbox: the pool is not open: use `async with SandboxPool(...) as pool`")
+        return _Sandbox(self, Tree(room=self._room, most=MOST_FILES), self._limits)
+
+    async def close(self) -> None:
+        """Kill everything; calls in flight get a `SandboxError`. Idempotent."""
+        self._open = False
+        workers, self._workers = self._workers, set()
+        await asyncio.gather(*(worker.kill() for worker in workers))
+
+    async def _start(self) -> Worker:
+        # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
+        size = 2 * self._room + MOST_FILES * os.sysconf("SC_PAGE_SIZE")
+        worker = await Worker.start(self._bwrap, size=size, inodes=2 * MOST_FILES)
+        self._workers.add(worker)
+        return worker
+
+    @contextlib.asynccontextmanager
+    async def _worker(self) -> AsyncIterator[Worker]:
+        """A worker, once it is our turn. One that died is replaced by the next that takes its turn."""
+        if not self._open:
+            raise SandboxError("sandbox: the pool is closed")
+        worker = await self._slots.get()
+        try:
+            if worker is not None and not worker.alive:
+                self._workers.discard(worker)
+                dead, worker = worker, None
+                await dead.kill()
+            if not self._open:
+                raise SandboxError("sandbox: the pool was closed before the call got its turn")
+            if worker is None:
+                worker = await self._start()
+            yield worker
+        finally:
+            self._slots.put_nowait(worker)
+
+
+class _Sandbox:
+    """One episode's working tree; see `Sandbox`."""
+
+    def __init__(self, pool: SandboxPool, tree: Tree, limits: RunLimits) -> None:
+        self._pool, self._tree, self._limits = pool, tree, limits
+        self._turn = asyncio.Lock()  # calls follow each other: each begins in the tree that the last one left
+        self._worker: Worker | None = None  # that runs something for us
+        self._closed = False
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limits: RunLimits | None = None) -> RunResult:
+        """See `Sandbox.run`."""
+        if not argv:
+            raise ValueError("sandbox: `run` was given an empty command")
+        return await self._call(warden.RUN, "", argv, stdin, limits)
+
+    async def python(
+        self, code: str, *, argv: Sequence[str] = (), stdin: bytes = b"", limits: RunLimits | None = None
+    ) -> RunResult:
+        """See `Sandbox.python`."""
+        return await self._call(warden.PYTHON, code, argv, stdin, limits)
+
+    async def read(self, path: str) -> bytes:
+        """See `Sandbox.read`."""
+        async with self._turn:
+            self._check_open()
+            return self._tree.read(path)
+
+    async def write(self, path: str, data: bytes) -> None:
+        """See `Sandbox.write`."""
+        async with self._turn:
+            self._check_open()
+            self._tree.write(path, data)
+
+    async def close(self) -> None:
+        """See `Sandbox.close`. A call in flight gets a `SandboxError`."""
+        self._closed = True
+        if self._worker is not None:
+            await self._worker.kill()
+        self._tree = Tree(room=0, most=0)
+
+    async def _call(
+        self, mode: int, code: str, argv: Sequence[str], stdin: bytes, limits: RunLimits | None
+    ) -> RunResult:
+        if limits is not None:
+            _check(limits)
+        async with self._turn:
+            self._check_open()
+            async with self._pool._worker() as worker:
+                self._check_open()
+                self._worker = worker
+                try:
+                    answer = await worker.call(mode, code, argv, stdin, self._tree.rows(), limits or self._limits)
+                except SandboxError:
+                    self._check_open()  # we killed it ourselves
+                    raise
+                finally:
+                    self._worker = None
+            lost = await self._collect(answer.tree)
+            self._check_open()
+        stderr = answer.stderr.decode("utf-8", "replace")
+        if lost:
+            stderr += f"\n[sandbox: {len(lost)} paths of the working tree were not kept, the first of them {lost[0]!r}]"
+        return RunResult(
+            exit_code=answer.exit_code,
+            stdout=answer.stdout.decode("utf-8", "replace"),
+            stderr=stderr,
+            ended=answer.ended,
+            truncated=answer.truncated,
+            wall_s=answer.wall_s,
+        )
+
+    async def _collect(self, folder: int) -> list[str]:
+        """Take over the tree that a run left; a large one in a thread. Closes `folder`."""
+
+        def work() -> tuple[Tree, list[str]]:
+            try:
+                return tree.collected(folder)
+            finally:
+                os.close(folder)
+
+        tree, found = self._tree, os.fstatvfs(folder)
+        size = (found.f_blocks - found.f_bfree) * found.f_frsize
+        if size <= _INLINE[0] and found.f_files - found.f_ffree <= _INLINE[1]:
+            self._tree, lost = work()
+        else:  # shielded, because the thread goes on when we are cancelled, and closes the folder
+            self._tree, lost = await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
+        return lost
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("sandbox: it is closed")
+
+
+def _check(limits: RunLimits) -> None:
+    """Raise `ConfigError` for limits under which nothing can run."""
+    for name in ("wall_s", "cpu_s", "processes", "file_size", "output"):
+        if getattr(limits, name) <= 0:
+            raise ConfigError(f"sandbox: {name}={getattr(limits, name)}: expected a limit above 0")
+    if limits.memory < LEAST_MEMORY:
+        raise ConfigError(f"sandbox: memory={limits.memory}: an interpreter needs {LEAST_MEMORY} bytes at least")

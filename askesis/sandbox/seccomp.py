@@ -1,0 +1,165 @@
+"""The system-call filter: what a program in the sandbox may not ask of the kernel, as a classic BPF program.
+
+It is the second wall. The first is that a run has no capability and its own namespaces; the filter takes away the calls
+by which it could seek new ones, those whose objects outlive a process or escape the memory limit (System V IPC, message
+queues, memfd), and those that a sandboxed program has no business with. A call newer than this file does not exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+
+from askesis.types import SandboxError
+
+# Numbers of (x86-64, the generic table that aarch64 and riscv64 use); None where the machine has no such call.
+_FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
+    "acct": (163, 89),
+    "add_key": (248, 217),
+    "bpf": (321, 280),
+    "chroot": (161, 51),
+    "clock_adjtime": (305, 266),
+    "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
+    "finit_module": (313, 273),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "get_mempolicy": (239, 236),
+    "init_module": (175, 105),
+    "io_setup": (206, 0),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "kcmp": (312, 272),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "lookup_dcookie": (212, 18),
+    "mbind": (237, 235),
+    "migrate_pages": (256, 238),
+    "mount": (165, 40),
+    "move_mount": (429, 429),
+    "move_pages": (279, 239),
+    "mq_open": (240, 180),
+    "msgctl": (71, 187),
+    "msgget": (68, 186),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
+    "name_to_handle_at": (303, 264),
+    "nfsservctl": (180, 42),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "perf_event_open": (298, 241),
+    "personality": (135, 92),
+    "pivot_root": (155, 41),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "reboot": (169, 142),
+    "request_key": (249, 218),
+    "semctl": (66, 191),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "set_mempolicy": (238, 237),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "setns": (308, 268),
+    "settimeofday": (164, 170),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "shmget": (29, 194),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "uselib": (134, None),
+    "vhangup": (153, 58),
+    "vmsplice": (278, 75),
+}
+# As if the kernel did not have them: programs know how to do without.
+_ABSENT: dict[str, tuple[int | None, int | None]] = {
+    "clone3": (435, 435),  # its flags lie in memory, where a filter cannot look; C libraries fall back to clone
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "memfd_create": (319, 279),
+    "pidfd_getfd": (438, 438),
+    "userfaultfd": (323, 282),
+}
+_NEWEST = 441  # epoll_pwait2: from about here on, numbers are the same on every machine
+_CLONE, _SOCKET, _SERVER = (56, 220), (41, 198), ((49, 200), (42, 203), (50, 201))  # bind, connect, listen
+_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that `clone` knows
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (0xC00000F3, 1)}
+
+_LOAD, _EQUAL, _ABOVE, _SET, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+
+
+def filters() -> tuple[bytes, bytes]:
+    """The filter of a Python call, which has no sockets but `socketpair`, and of a program, which has local ones.
+
+    Raises `SandboxError` on a machine whose system calls this file does not know.
+    """
+    known = _MACHINES.get(platform.machine())
+    if known is None:
+        raise SandboxError(
+            f"sandbox: no system-call filter for a {platform.machine()} machine (known: {', '.join(_MACHINES)}); "
+            "there is no fall-back to running without one"
+        )
+    return _assemble(*known, families=()), _assemble(*known, families=(_UNIX, _INET, _INET6, _NETLINK))
+
+
+def _assemble(architecture: int, column: int, *, families: tuple[int, ...]) -> bytes:
+    """struct sock_filter[], for one machine; `families`: of sockets that may be made and named."""
+    program: list[tuple[int, str | int, str | int, int]] = []  # (code, where to if true, if false, value)
+
+    def numbers(table: dict[str, tuple[int | None, int | None]]) -> list[int]:
+        return [number for row in table.values() if (number := row[column]) is not None]
+
+    def test(value: int, then: str, code: int = _EQUAL) -> None:
+        program.append((code, then, 0, value))
+
+    program.append((_LOAD, 0, 0, 4))  # seccomp_data.arch
+    program.append((_EQUAL, 0, "kill", architecture))
+    program.append((_LOAD, 0, 0, 0))  # .nr
+    for number in numbers(_FORBIDDEN):
+        test(number, "forbid")
+    for number in numbers(_ABSENT):
+        test(number, "absent")
+    test(_NEWEST, "absent", _ABOVE)  # and so for x32, whose numbers are larger still
+    if not families:
+        for call in _SERVER:
+            test(call[column], "forbid")
+    test(_CLONE[column], "clone")
+    test(_SOCKET[column], "socket")
+    labels = {}
+    verdicts = {"allow": _ALLOW, "forbid": _ERRNO | errno.EPERM, "absent": _ERRNO | errno.ENOSYS, "kill": _KILL}
+    for name, verdict in verdicts.items():
+        labels[name] = len(program)
+        program.append((_RETURN, 0, 0, verdict))
+    labels["clone"] = len(program)
+    program.append((_LOAD, 0, 0, 16))  # .args[0], the lower half
+    program.append((_SET, 1, 0, _NAMESPACES))
+    program.append((_RETURN, 0, 0, _ALLOW))
+    program.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
+    labels["socket"] = len(program)
+    program.append((_LOAD, 0, 0, 16))
+    for left, family in zip(range(len(families), 0, -1), families, strict=True):
+        program.append((_EQUAL, left, 0, family))
+    program.append((_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT))
+    program.append((_RETURN, 0, 0, _ALLOW))
+
+    def offset(at: int, where: str | int) -> int:
+        return labels[where] - at - 1 if isinstance(where, str) else where
+
+    return b"".join(
+        struct.pack("=HBBI", code, offset(at, then), offset(at, otherwise), value)
+        for at, (code, then, otherwise, value) in enumerate(program)
+    )

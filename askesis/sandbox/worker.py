@@ -1,0 +1,282 @@
+"""A worker as the host sees it: a bubblewrap with a warden in it, which runs one program at a time.
+
+A worker that does anything but answer is killed with all that lives in it, and the call that it served raises
+`SandboxError`: that is the machinery's failure and never the program's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import marshal
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from askesis.sandbox import bubblewrap, seccomp, warden
+from askesis.sandbox.tree import Row
+from askesis.types import RunLimits, SandboxError
+
+START_S = 30.0  # a worker that is not ready by then will not be
+GRACE_S = 10.0  # what a run may take beyond its wall limit: to unpack, to die, to answer
+PRELOAD = (
+    *("ast", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime", "functools", "heapq", "io"),
+    *("itertools", "json", "linecache", "math", "operator", "random", "re", "string", "textwrap", "traceback"),
+    *("typing", "unittest"),
+)  # imported before the fork: a program finds them ready
+Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
+_ENDS: dict[int, Ended] = {
+    warden.EXIT: "exit",
+    warden.WALL: "wall",
+    warden.CPU: "cpu",
+    warden.MEMORY: "memory",
+    warden.KILLED: "killed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a run came to. tree: the descriptor of its folder, closed by whoever holds the answer."""
+
+    ended: Ended
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    wall_s: float
+    tree: int
+
+
+class Worker:
+    """Made by `Worker.start`; whoever made it kills it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: int, info: int) -> None:
+        self._process, self._control, self._log, self._info = process, control, log, info
+        self._warden: int | None = None  # a pidfd
+        self._said = ""
+        self._waiting: asyncio.Future[tuple[bytes, list[int]]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control.fileno(), self._readable)
+        self.alive = True
+
+    @classmethod
+    async def start(cls, bwrap: str, *, size: int, inodes: int) -> Worker:
+        """A worker that is ready. size, inodes: of the file system that a run gets. Raises `SandboxError`."""
+        gate = os.pipe2(os.O_CLOEXEC)
+        try:
+            worker = cls._spawn(bwrap, gate[0], size=size, inodes=inodes)
+            try:
+                async with asyncio.timeout(START_S):
+                    ready = worker._next()
+                    await worker._admit(gate[1])
+                    message, _ = await ready
+                worker._waiting = None
+                if message != warden.READY:
+                    raise OSError(f"a worker began with {message!r}, expected {warden.READY!r}")
+            except BaseException as error:
+                said = await worker.kill()
+                if isinstance(error, TimeoutError):
+                    raise bubblewrap.refusal(f"not ready after {START_S:g} s. {said}") from None
+                if isinstance(error, OSError):
+                    raise bubblewrap.refusal(said or str(error)) from error
+                raise
+            return worker
+        finally:
+            for end in gate:
+                os.close(end)
+
+    @classmethod
+    def _spawn(cls, bwrap: str, gate: int, *, size: int, inodes: int) -> Worker:
+        """Start the process. It dies with the thread that starts it, so that is the event loop's own."""
+        filters = [code.hex() for code in seccomp.filters()]
+        source = Path(warden.__file__).read_text(encoding="utf-8")
+        with contextlib.ExitStack() as on_error, contextlib.ExitStack() as always:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            on_error.callback(ours.close)
+            always.callback(theirs.close)
+            info, info_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            on_error.callback(os.close, info)
+            always.callback(os.close, info_end)
+            log = os.memfd_create("askesis-worker")
+            on_error.callback(os.close, log)
+            accounts = [_memory(text.encode()) for text in bubblewrap.ACCOUNTS]
+            for file in accounts:
+                always.callback(os.close, file)
+            config: dict[str, object] = {
+                "control": theirs.fileno(),
+                "user": bubblewrap.USER,
+                "size": size,
+                "inodes": inodes,
+            }
+            config |= {"preload": PRELOAD, "filters": filters}
+            passed = {"info": info_end, "gate": gate, "passwd": accounts[0], "group": accounts[1]}
+            command = bubblewrap.arguments(bwrap, **passed)
+            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", source, json.dumps(config)]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=(theirs.fileno(), *passed.values()),
+            )
+            on_error.pop_all()
+            return cls(process, ours, log, info)
+
+    async def _admit(self, gate: int) -> None:
+        """Learn the warden's pid and, where we are root, map its user to one that is not."""
+        told = b""
+        while not told.rstrip().endswith(b"}"):
+            try:
+                part = os.read(self._info, 4096)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+                continue
+            if not part:
+                raise OSError("it ended before its first process began")
+            told += part
+        pid = int(json.loads(told)["child-pid"])
+        self._warden = os.pidfd_open(pid)
+        if os.geteuid() == 0:
+            for kind in ("uid", "gid"):
+                Path(f"/proc/{pid}/{kind}_map").write_text(f"0 0 1\n{bubblewrap.USER} {bubblewrap.NOBODY} 1\n")
+            os.write(gate, b"1")
+
+    async def call(
+        self, mode: int, code: str, argv: Sequence[str], stdin: bytes, rows: Sequence[Row], limits: RunLimits
+    ) -> Answer:
+        """Run one program in a tree of `rows`. Raises `SandboxError`, and is dead after that or a cancellation."""
+        request = warden.REQUEST.pack(
+            *(mode, limits.wall_s, limits.cpu_s, limits.memory, limits.processes, limits.file_size, limits.output)
+        )
+        payload = _memory(marshal.dumps((code, list(argv), stdin, list(rows))))
+        try:
+            answer = self._next()
+            socket.send_fds(self._control, [request], [payload])
+            async with asyncio.timeout(limits.wall_s + GRACE_S):
+                message, files = await answer
+        except BaseException as error:
+            said = await self.kill()
+            if isinstance(error, TimeoutError):
+                raise SandboxError(f"sandbox: a worker did not answer {GRACE_S:g} s after the wall limit") from None
+            if isinstance(error, OSError):
+                raise SandboxError(f"sandbox: a worker died during a call. {said or error}") from error
+            raise
+        finally:
+            os.close(payload)
+        self._waiting = None
+        return _answer(message, files)
+
+    async def kill(self) -> str:
+        """End it and all that lives in it, and wait until that is gone; what it said last. Idempotent."""
+        self.stop()
+        for _ in range(2000):
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.001)
+        else:
+            self._process.kill()  # it has lost its warden from sight; the warden dies with it
+            self._process.wait()
+        if self._warden is not None:
+            os.close(self._warden)
+            self._warden = None
+        return self._said
+
+    def stop(self) -> None:
+        """Kill it without waiting. Idempotent."""
+        if self._warden is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._warden, signal.SIGKILL)
+        elif self._process.poll() is None:
+            self._process.kill()
+        self._lost()
+
+    def _lost(self) -> None:
+        """Let go of it; whoever waits for an answer gets a `BrokenPipeError`."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        end = os.lseek(self._log, 0, os.SEEK_END)
+        self._said = os.pread(self._log, 2000, max(0, end - 2000)).decode("utf-8", "replace").strip()
+        for file in (self._log, self._info):
+            os.close(file)
+        if self._waiting is not None:
+            if not self._waiting.done():
+                self._waiting.set_exception(BrokenPipeError(self._said or "it said nothing"))
+                self._waiting.exception()  # nobody may be waiting any more
+            elif not self._waiting.cancelled() and self._waiting.exception() is None:
+                _close(self._waiting.result()[1])  # it came too late
+            self._waiting = None
+
+    def _next(self) -> asyncio.Future[tuple[bytes, list[int]]]:
+        """The next message and its descriptors."""
+        if not self.alive:
+            raise BrokenPipeError(self._said or "it was dead before")
+        self._waiting = self._loop.create_future()
+        return self._waiting
+
+    def _readable(self) -> None:
+        try:
+            message, files, _, _ = socket.recv_fds(self._control, 4096, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, files = b"", []
+        if message and self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result((message, files))
+            return
+        _close(files)
+        self._lost()
+
+
+def _answer(message: bytes, files: list[int]) -> Answer:
+    ended, code, truncated, wall_s = warden.REPLY.unpack(message)
+    stdout, stderr, tree, payload = files
+    try:
+        if ended == warden.UNSTARTED:
+            why = _content(payload)
+            said = why[1:].decode("utf-8", "replace") if why.startswith(b"!") else f"it ended with {code} before that"
+            raise SandboxError(f"sandbox: a program could not be started: {said}")
+        answer = Answer(
+            ended=_ENDS[ended],
+            exit_code=code,
+            stdout=_content(stdout),
+            stderr=_content(stderr),
+            truncated=bool(truncated),
+            wall_s=wall_s,
+            tree=tree,
+        )
+    except BaseException:
+        os.close(tree)
+        raise
+    finally:
+        _close([stdout, stderr, payload])
+    return answer
+
+
+def _memory(content: bytes) -> int:
+    """A descriptor from which `content` can be read."""
+    file = os.memfd_create("askesis")
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _content(file: int) -> bytes:
+    size = os.fstat(file).st_size
+    return os.pread(file, size, 0) if size else b""
+
+
+def _close(files: Sequence[int]) -> None:
+    for file in files:
+        os.close(file)
