@@ -7,6 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from bench import pages
 from bench.result import Options
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks beside the best peers.")
     parser.add_argument("name", nargs="?", choices=names(), help="which one; without it, their list")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--keep", action="store_true", help="write it to bench/results/NAME.json")
+    parser.add_argument("--keep", action="store_true", help="write it to bench/results/NAME.json and the pages")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="see the benchmark's text")
     given = parser.parse_args()
     if given.name is None:
@@ -33,6 +34,8 @@ def main() -> int:
     result = importlib.import_module(f"bench.{given.name}").run(options)
     if given.keep:
         print(f"kept in {result.keep()}", file=sys.stderr)
+        for page in pages.write():
+            print(f"written into {page}", file=sys.stderr)
     print(result.json() if given.json else result.text())
     return 0
 

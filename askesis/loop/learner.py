@@ -28,15 +28,15 @@ class Learner:
             schedule=settings.schedule,
             warmup=settings.warmup,
         )
-        reinforced = recipe.run.kind == "rl"
+        self._reinforced = recipe.run.kind == "rl"
         loss: Loss = supervised
-        if reinforced:
+        if self._reinforced:
             clip_high = settings.clip_high
             if clip_high is None:
                 clip_high = 0.28 if settings.algorithm == "dapo" else settings.clip_low
             policy_loss = POLICY_LOSSES[settings.algorithm]
             loss = functools.partial(policy_loss, low=settings.clip_low, high=clip_high, kl=settings.kl)
-        teacher = copy.deepcopy(model).requires_grad_(False) if reinforced and settings.kl else None
+        teacher = copy.deepcopy(model).requires_grad_(False) if self._reinforced and settings.kl else None
         self.advantages = ADVANTAGES[settings.advantage]
         self.optimiser_floats = optimisers.floats + (teacher is not None)
         self._trainer = Trainer(
@@ -53,8 +53,9 @@ class Learner:
         )
 
     def step(self, samples: Sequence[Sample], *, progress: float) -> Mapping[str, float]:
-        """Learn from a step's samples; as `Trainer.step`."""
-        return self._trainer.step(samples, progress=progress)
+        """Learn from a step's samples; as `Trainer.step`. Nothing sampled demonstrations, so nothing can be apart."""
+        figures = self._trainer.step(samples, progress=progress)
+        return figures if self._reinforced else {key: figures[key] for key in figures if key != "logprob_gap"}
 
     def save(self, folder: Path) -> None:
         """As `Trainer.save`."""

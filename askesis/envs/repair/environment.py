@@ -290,9 +290,9 @@ class Repair:
             raise ConfigError(f"repair: unknown demonstration quality {quality!r}{nearest(quality, habits)}")
         return Demonstrator(task, seed=seed, habits=habits[quality])
 
-    def guesser(self, task: Task, *, seed: int, edits: int) -> Policy:
-        """Makes `edits` distinct plausible edits without looking, then submits."""
-        return Guesser(task, seed=seed, edits=edits)
+    def guesser(self, task: Task, *, seed: int, edits: int, tested: bool = False) -> Policy:
+        """Makes `edits` distinct plausible edits without looking, then submits; `tested`: stops where tests pass."""
+        return Guesser(task, seed=seed, edits=edits, tested=tested)
 
 
 def numbered(text: str) -> str:

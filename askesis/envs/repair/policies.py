@@ -46,7 +46,7 @@ class Habits:
     revise: float = 0.55
     carry_on: float = 0.65
     dawdle: float = 0.06
-    ramblings: float = 1.8
+    ramblings: float = 1.0
 
     @classmethod
     def good(cls) -> Habits:
@@ -94,7 +94,7 @@ class Demonstrator(Policy):
         count, mean = 0, self._habits.ramblings
         while self._chance(mean / (1.0 + mean)):  # geometric, with the mean asked for
             count += 1
-        for sentence in self._rng.sample(RAMBLINGS, min(count, 6)):
+        for sentence in self._rng.sample(RAMBLINGS, min(count, 3)):
             thoughts.insert(self._rng.randrange(len(thoughts) + 1), sentence)
         return thoughts
 
@@ -182,9 +182,13 @@ class Oracle(Demonstrator):
 
 
 class Guesser(Policy):
-    """Makes distinct edits out of the same space as everybody, without looking at a test, then submits."""
+    """Makes distinct edits out of the same space as everybody, without looking at a test, then submits.
 
-    def __init__(self, task: Task, *, seed: int, edits: int) -> None:
+    tested: runs the tests after every edit and submits when they pass, which is all that it takes from them: what
+    trying again is worth by itself.
+    """
+
+    def __init__(self, task: Task, *, seed: int, edits: int, tested: bool = False) -> None:
         lines = str(task.data["source"]).splitlines()
         space = []
         for index in range(1, len(lines), 2):
@@ -192,10 +196,15 @@ class Guesser(Policy):
             for edit in programs.edits("", params, lines[index].removeprefix("    return ")):
                 space.append((index, programs.body(edit)))
         rng = random.Random(f"{task.id}/{seed}")
-        self._plan = [_call("replace", line=i + 1, text=text) for i, text in rng.sample(space, min(edits, len(space)))]
+        chosen = rng.sample(space, min(edits, len(space)))
+        self._plan = [_call("replace", line=index + 1, text=text) for index, text in chosen]
+        if tested:
+            self._plan = [call for edit in self._plan for call in (edit, _call("run_tests"))]
         self._plan.append(_call("submit"))
         self.space = len(space)
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
-        """The next edit of the plan, or the submission."""
+        """The next call of the plan, or the submission."""
+        if messages[-1].role == "tool" and messages[-1].text.startswith("OK"):
+            return assistant(tool_calls=(_call("submit"),))
         return assistant(tool_calls=(self._plan.pop(0),))

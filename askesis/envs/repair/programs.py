@@ -7,9 +7,11 @@ running our own reference code in the trusted process, once, when the task is ma
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 FAULTS = ("name", "operator", "constant", "comparison", "swap", "off_by_one")
@@ -64,9 +66,16 @@ def source(functions: Sequence[Function], *, repaired: bool = False) -> str:
 
 def evaluate(expression: str, params: Sequence[str], arguments: Arguments) -> Any:
     """The value of one of our own expressions; never called on what an agent wrote."""
-    scope = {"pow": pow, "divmod": divmod, "sum": sum, "len": len, "range": range}
-    code = compile(expression, "<reference>", "eval")
-    return eval(code, {"__builtins__": {}}, {**scope, **dict(zip(params, arguments, strict=True))})
+    return eval(_code(expression), _SCOPE, dict(zip(params, arguments, strict=True)))
+
+
+_SCOPE: dict[str, Any] = {"__builtins__": {}, "pow": pow, "divmod": divmod, "sum": sum, "len": len, "range": range}
+
+
+@functools.lru_cache(maxsize=2**14)
+def _code(expression: str) -> CodeType:
+    """Compiled once: to compile one of these takes longer than to run it for all its cases."""
+    return compile(expression, "<reference>", "eval")
 
 
 def _typo(rng: random.Random, name: str) -> str:
