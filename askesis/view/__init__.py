@@ -1,0 +1,29 @@
+"""Draws what it is given: charts, episodes, the report of a run. One self-contained HTML file a page."""
+
+from askesis.view.charts import Chart, Mark, Series, draw
+from askesis.view.episode import Episode, Story
+from askesis.view.figures import Kind, mode_name, points, written
+from askesis.view.page import render_page
+from askesis.view.report import Figure, Notice, Report, Results, Row, Score, Section, render_report
+
+__all__ = [
+    "Chart",
+    "Episode",
+    "Figure",
+    "Kind",
+    "Mark",
+    "Notice",
+    "Report",
+    "Results",
+    "Row",
+    "Score",
+    "Section",
+    "Series",
+    "Story",
+    "draw",
+    "mode_name",
+    "points",
+    "render_page",
+    "render_report",
+    "written",
+]
