@@ -3,6 +3,7 @@
 It is the second wall. The first is that a run has no capability and its own namespaces; the filter takes away the calls
 by which it could seek new ones, those whose objects outlive a process or escape the memory limit (System V IPC, message
 queues, memfd), and those that a sandboxed program has no business with. A call newer than this file does not exist.
+A Python call has no sockets but `socketpair`; a program that is `run` has those of its own machine's inside.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from dataclasses import dataclass
 
 from askesis.types import SandboxError
 
@@ -95,66 +97,72 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
 _NEWEST = 441  # epoll_pwait2: from about here on, numbers are the same on every machine
 _CLONE, _SOCKET, _SERVER = (56, 220), (41, 198), ((49, 200), (42, 203), (50, 201))  # bind, connect, listen
 _NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that `clone` knows
-_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_NEW_NETWORK = 0x40000000
+_FAMILIES = (1, 2, 10, 16)  # of sockets: UNIX, INET, INET6, NETLINK; no VSOCK, which knows no namespaces
+_WARDENS = ("mount", "umount2", "unshare")  # which it needs between two runs, and for the network of one
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (0xC00000F3, 1)}
 
 _LOAD, _EQUAL, _ABOVE, _SET, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 
-def filters() -> tuple[bytes, bytes]:
-    """The filter of a Python call, which has no sockets but `socketpair`, and of a program, which has local ones.
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """BPF programs (struct sock_filter[]): `every` binds the warden and all that it starts, the others one run each."""
 
-    Raises `SandboxError` on a machine whose system calls this file does not know.
-    """
+    every: bytes
+    python: bytes
+    run: bytes
+
+
+def filters() -> Filters:
+    """Those of this machine. Raises `SandboxError` for one whose system calls this file does not know."""
     known = _MACHINES.get(platform.machine())
     if known is None:
         raise SandboxError(
             f"sandbox: no system-call filter for a {platform.machine()} machine (known: {', '.join(_MACHINES)}); "
             "there is no fall-back to running without one"
         )
-    return _assemble(*known, families=()), _assemble(*known, families=(_UNIX, _INET, _INET6, _NETLINK))
+    architecture, column = known
+    rules = [(number, "forbid") for name, row in _FORBIDDEN.items() if name not in _WARDENS and (number := row[column])]
+    rules += [(number, "absent") for row in _ABSENT.values() if (number := row[column])]
+    rules += [(_FORBIDDEN["unshare"][column] or 0, "unshare"), (_CLONE[column], "clone"), (_SOCKET[column], "socket")]
+    last = [(number, "forbid") for name in _WARDENS if (number := _FORBIDDEN[name][column])]
+    server = [(call[column], "forbid") for call in _SERVER] + [(_SOCKET[column], "family")]
+    return Filters(
+        _assemble(architecture, rules, newest=_NEWEST),
+        _assemble(architecture, server + last),
+        _assemble(architecture, last),
+    )
 
 
-def _assemble(architecture: int, column: int, *, families: tuple[int, ...]) -> bytes:
-    """struct sock_filter[], for one machine; `families`: of sockets that may be made and named."""
-    program: list[tuple[int, str | int, str | int, int]] = []  # (code, where to if true, if false, value)
-
-    def numbers(table: dict[str, tuple[int | None, int | None]]) -> list[int]:
-        return [number for row in table.values() if (number := row[column]) is not None]
-
-    def test(value: int, then: str, code: int = _EQUAL) -> None:
-        program.append((code, then, 0, value))
-
-    program.append((_LOAD, 0, 0, 4))  # seccomp_data.arch
-    program.append((_EQUAL, 0, "kill", architecture))
-    program.append((_LOAD, 0, 0, 0))  # .nr
-    for number in numbers(_FORBIDDEN):
-        test(number, "forbid")
-    for number in numbers(_ABSENT):
-        test(number, "absent")
-    test(_NEWEST, "absent", _ABOVE)  # and so for x32, whose numbers are larger still
-    if not families:
-        for call in _SERVER:
-            test(call[column], "forbid")
-    test(_CLONE[column], "clone")
-    test(_SOCKET[column], "socket")
+def _assemble(architecture: int, rules: list[tuple[int, str]], *, newest: int | None = None) -> bytes:
+    """A filter that looks a call up in `rules` (number, verdict) and lets the rest pass, if not newer than `newest`."""
+    program: list[tuple[int, str | int, str | int, int]] = [  # (code, where to if true, where to if false, value)
+        (_LOAD, 0, 0, 4),  # seccomp_data.arch
+        (_EQUAL, 0, "kill", architecture),
+        (_LOAD, 0, 0, 0),  # .nr
+        *((_EQUAL, verdict, 0, number) for number, verdict in rules),
+    ]
+    if newest is not None:  # x32 calls too have larger numbers
+        program.append((_ABOVE, "absent", 0, newest))
+    argument = (_LOAD, 0, 0, 16)  # .args[0], the lower half
+    verdicts: dict[str, list[tuple[int, str | int, str | int, int]]] = {
+        "allow": [(_RETURN, 0, 0, _ALLOW)],
+        "forbid": [(_RETURN, 0, 0, _ERRNO | errno.EPERM)],
+        "absent": [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)],
+        "kill": [(_RETURN, 0, 0, _KILL)],
+        "clone": [argument, (_SET, "forbidden", "allowed", _NAMESPACES)],
+        "unshare": [argument, (_EQUAL, "allowed", "forbidden", _NEW_NETWORK)],
+        "socket": [argument, *((_EQUAL, "allowed", 0, family) for family in _FAMILIES)],
+        "family": [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT)],
+        "allowed": [(_RETURN, 0, 0, _ALLOW)],
+        "forbidden": [(_RETURN, 0, 0, _ERRNO | errno.EPERM)],
+    }
     labels = {}
-    verdicts = {"allow": _ALLOW, "forbid": _ERRNO | errno.EPERM, "absent": _ERRNO | errno.ENOSYS, "kill": _KILL}
-    for name, verdict in verdicts.items():
+    for name, lines in verdicts.items():
         labels[name] = len(program)
-        program.append((_RETURN, 0, 0, verdict))
-    labels["clone"] = len(program)
-    program.append((_LOAD, 0, 0, 16))  # .args[0], the lower half
-    program.append((_SET, 1, 0, _NAMESPACES))
-    program.append((_RETURN, 0, 0, _ALLOW))
-    program.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
-    labels["socket"] = len(program)
-    program.append((_LOAD, 0, 0, 16))
-    for left, family in zip(range(len(families), 0, -1), families, strict=True):
-        program.append((_EQUAL, left, 0, family))
-    program.append((_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT))
-    program.append((_RETURN, 0, 0, _ALLOW))
+        program += lines
 
     def offset(at: int, where: str | int) -> int:
         return labels[where] - at - 1 if isinstance(where, str) else where

@@ -1,26 +1,24 @@
-"""The warden: process 1 of a worker, inside bubblewrap. Its source is handed to `python -I -S -c`; the host
-imports its constants alone.
+"""The warden: process 1 of a worker, inside bubblewrap. Its source is handed to `python -I -S -c`; the host imports its
+constants alone.
 
 It serves one run after another. For each it mounts a new, empty tmpfs on `/home`, forks a child, and watches it. The
-child unpacks its episode's tree, takes its limits, gives up every capability, installs the system-call filter, and only
-then becomes the program. When all that the child started is dead and reaped, the warden answers with numbers and with
-three descriptors: what went to stdout, what went to stderr, and the tree.
+child unpacks its episode's tree, takes its limits, gives up every capability, installs the last system-call filter, and
+only then becomes the program. When all that the child started is dead and reaped, the warden answers with numbers and
+with descriptors: what went to stdout, what went to stderr, and the tree.
 
 The invariant: no byte of an episode enters the warden's memory, from which the next episode's child is forked. The
-payload is a descriptor that the child reads, output is spliced from pipe to file, and the tree is read by the host.
+payload is a descriptor that the child reads, output is spliced from pipe to file, and the host reads the tree.
 """
 
-# Every call counts in what is forked for every run: plain `os`, no `pathlib`.
-# ruff: noqa: PTH101, PTH102, PTH208, PTH211
+# Every page of this process is mapped again for every run, and copied once touched: few imports, and plain `os`.
+# ruff: noqa: PTH101, PTH102, PTH208, PTH211, SIM105, SIM115
 
 from __future__ import annotations
 
 import _socket
 import atexit
-import contextlib
 import ctypes
 import gc
-import importlib
 import json
 import marshal
 import math
@@ -31,32 +29,29 @@ import signal
 import struct
 import sys
 import time
-import types
-from collections.abc import Sequence
-from typing import Any, NoReturn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any, NoReturn
+
+READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
 REPLY = struct.Struct("<BiBd")  # ended, exit code, truncated, wall_s
-READY = b"ready"
 PYTHON, RUN = 0, 1
 EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED = range(6)
 OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryError` says so
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
 CHUNK = 2**16
+RESERVED = 1  # processes that the user has in here beside the run's: the warden
+PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+SHARED: dict[str, Any] = {}  # made once the warden runs: descriptors, filters, programs
 
 libc = ctypes.CDLL(None, use_errno=True)
 MS_NOSUID, MS_NODEV, MNT_DETACH, CLONE_NEWNET = 2, 4, 2, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 8, 22, 24
 SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_ADMIN = 6, 7, 8, 12, 21
-STREAMS = (
-    (0, "stdin", "r", "surrogateescape", -1),
-    (1, "stdout", "w", "surrogateescape", -1),
-    (2, "stderr", "w", "backslashreplace", 1),
-)
-RESERVED = 1  # processes that the user has here beside the run's: the warden
-SINK = -1  # /dev/null, once the warden runs
-PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 def check(result: int, what: str) -> None:
@@ -79,104 +74,35 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-class Stream:
-    """One output of a program: a pipe that it writes to, and a file of at most `cap` bytes that the host will read."""
-
-    def __init__(self, cap: int) -> None:
-        self.pipe, self.end = os.pipe2(os.O_CLOEXEC)
-        self.file = os.memfd_create("output")
-        self.room = cap
-        self.truncated = False
-
-    def pump(self) -> bool:
-        """Move what is there, without reading it; False at the end of the pipe or when nothing is there."""
-        try:
-            if self.room:
-                moved = os.splice(self.pipe, self.file, min(self.room, CHUNK), flags=2)
-                self.room -= moved
-            else:
-                moved = os.splice(self.pipe, SINK, CHUNK, flags=2)
-                self.truncated = self.truncated or moved > 0
-        except BlockingIOError:
-            return False
-        return moved > 0
-
-
-class Usage:
-    """What a run uses: seconds of CPU and bytes of memory, over all its processes, the dead ones included."""
-
-    def __init__(self) -> None:
-        self.before = self._reaped()
-        self.buffer = bytearray(1024)
-
-    @staticmethod
-    def _reaped() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
-    def final(self) -> float:
-        """CPU seconds, once everything has been reaped."""
-        return self._reaped() - self.before
-
-    def now(self, memory: int) -> tuple[float, int]:
-        """CPU seconds and resident bytes, shared pages counted once if it comes near `memory`."""
-        cpu, pages, pids = self.final(), 0, []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and name != "1" and (fields := self._stat(name)) is not None:
-                cpu += sum(fields[10:14]) / TICKS
-                pages += fields[20]
-                pids.append(name)
-        used = pages * PAGE
-        return cpu, used if used <= memory else sum(self._proportional(pid) for pid in pids)
-
-    def _stat(self, pid: str) -> list[int] | None:
-        """The numbers in /proc/PID/stat behind the command's name, which is the program's and is wiped from memory."""
-        content = self._proc(pid, "stat")
-        if content is None:
-            return None
-        start = content.rfind(b")") + 4
-        return [int(field) for field in bytes(memoryview(content)[start:]).split()[:22]] if start > 3 else None
-
-    def _proportional(self, pid: str) -> int:
-        content = self._proc(pid, "smaps_rollup")
-        if content is None or (start := content.find(b"\nPss:")) < 0:
-            return 0
-        return int(bytes(content[start + 5 : content.find(b"kB", start)])) * 1024
-
-    def _proc(self, pid: str, name: str) -> bytearray | None:
-        self.buffer[:] = bytes(len(self.buffer))
-        try:
-            file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            os.readv(file, [self.buffer])
-        except OSError:
-            return None
-        finally:
-            os.close(file)
-        return self.buffer
+def install(code: bytes) -> None:
+    """Bind this process and its children to a system-call filter, on top of those that they have."""
+    program = Program(len(code) // 8, code)
+    check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "install a system-call filter")
 
 
 # -- the child: from the fork to the program ------------------------------------------------------------------------
 
 
-def enter(payload: int, request: tuple[Any, ...], outputs: tuple[int, int], filters: Sequence[Program]) -> NoReturn:
-    """Become the program. What fails before it is written over the payload, which is emptied once the program begins.
+def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int, int]) -> NoReturn:
+    """Become the program. What fails before that is written over the payload, which is emptied once it begins.
 
-    The program has no descriptor of the payload, so it cannot say that it never began.
+    The program has no descriptor of the payload, so it cannot pretend that it never began.
     """
     try:
         mode, _, cpu_s, memory, processes, file_size, _ = request
         os.setsid()
-        size = os.fstat(payload).st_size
-        source, argv, stdin, files = marshal.loads(os.pread(payload, size, 0))
+        source, argv, files = marshal.loads(os.pread(payload, os.fstat(payload).st_size, 0))
         unpack(files)
-        streams(stdin, *outputs)
+        for number, file in enumerate((stdin, *outputs)):
+            os.dup2(file, number)
         if mode == RUN:
             own_network()
         limit(cpu_s, memory if mode == PYTHON else 2 * memory, processes, file_size)
-        give_up(filters[mode])
+        for capability in (NET_ADMIN, SYS_ADMIN, SETPCAP):
+            check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop from the bounding set")
+        set_capabilities()
+        check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # its own /proc/self is its to read
+        install(SHARED["filters"][mode])
         os.ftruncate(payload, 0)
         os.closerange(3, 2**16)
     except BaseException as error:
@@ -188,8 +114,8 @@ def enter(payload: int, request: tuple[Any, ...], outputs: tuple[int, int], filt
     interpret(source, argv)
 
 
-def unpack(files: list[tuple[bytes, str, int, int, bytes]]) -> None:
-    """Make the tree: folders in order, then files and links, then the folders' own modes, the deepest first."""
+def unpack(files: list[tuple[str, str, int, int, bytes]]) -> None:
+    """Make the tree: everything in order, then the folders' own modes, the deepest first."""
     os.chdir(TREE)
     folders = []
     for path, kind, mode, mtime, data in files:
@@ -200,97 +126,66 @@ def unpack(files: list[tuple[bytes, str, int, int, bytes]]) -> None:
             os.symlink(data, path)
         else:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-                os.fchmod(file, mode)
-                os.utime(file, ns=(mtime, mtime))
-            finally:
-                os.close(file)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fchmod(file, mode)
+            os.utime(file, ns=(mtime, mtime))
+            os.close(file)
     for path, mode, mtime in reversed(folders):
         os.chmod(path, mode)
         os.utime(path, ns=(mtime, mtime))
-
-
-def streams(stdin: bytes, out: int, err: int) -> None:
-    """Descriptors 0, 1 and 2, none of them shared with anything outside this run."""
-    source = os.memfd_create("stdin") if stdin else os.open("/dev/null", os.O_RDONLY)
-    rest = memoryview(stdin)
-    while rest:
-        rest = rest[os.write(source, rest) :]
-    if stdin:
-        os.lseek(source, 0, os.SEEK_SET)
-    for number, file in enumerate((source, out, err)):
-        os.dup2(file, number)
 
 
 def own_network() -> None:
     """A network namespace of this run's own, with nothing in it but a loopback device that is up."""
     check(libc.unshare(CLONE_NEWNET), "unshare the network")
     device = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    try:
-        flags = struct.pack("16sh22x", b"lo", 1)  # struct ifreq, IFF_UP
-        check(libc.ioctl(device.fileno(), 0x8914, flags), "bring loopback up")
-    finally:
-        device.close()
+    flags = struct.pack("16sh22x", b"lo", 1)  # struct ifreq, IFF_UP
+    check(libc.ioctl(device.fileno(), 0x8914, flags), "bring loopback up")
+    device.close()
 
 
 def limit(cpu_s: float, memory: int, processes: int, file_size: int) -> None:
     """The kernel's limits. CPU time is the warden's to watch, over all processes; here it only has a backstop."""
-    seconds = math.ceil(cpu_s) + 1
     for what, bound in (
-        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CPU, math.ceil(cpu_s) + 1),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_NPROC, processes + RESERVED),
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_NOFILE, 256),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(what, (bound, bound))
-
-
-def give_up(program: Program) -> None:
-    """Every capability, for good: none to inherit, none to gain. Then the filter."""
-    for capability in (NET_ADMIN, SYS_ADMIN, SETPCAP):
-        check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop from the bounding set")
-    set_capabilities()
-    check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
-    check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "install the system-call filter")
 
 
 def execute(argv: list[str]) -> NoReturn:
     """Replace this process by a program; where there is none, end as a shell would: 127, or 126 if it may not run."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    code, said = 126, ""
     try:
         os.execvp(argv[0], argv)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        os.write(2, os.fsencode(f"{argv[0]}: {'no such program' if missing else error.strerror}\n"))
-        os._exit(127 if missing else 126)
-    except ValueError as error:
-        os.write(2, f"{error}\n".encode())
-        os._exit(126)
+    except (FileNotFoundError, NotADirectoryError):
+        code, said = 127, "no such program"
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+    os.write(2, f"{argv[0]}: {said}\n".encode("utf-8", "backslashreplace"))
+    os._exit(code)
 
 
-def interpret(source: str, argv: list[str]) -> NoReturn:
-    """Run `source` as `python -I -S -c` would, and end the process as it would."""
+def interpret(source: str | int, argv: list[str]) -> NoReturn:
+    """Run `source`, or the program of this number, as `python -I -S -c` would, and end the process as that would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    module = types.ModuleType("__main__")
+    module = type(sys)("__main__")
     module.__dict__["__builtins__"] = sys.modules["builtins"]
     sys.modules["__main__"] = module
     sys.argv = ["-c", *argv]
-    for number, name, mode, errors, buffering in STREAMS:
-        stream = open(number, mode, buffering, "utf-8", errors, closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
     gc.enable()
     code = 0
     try:
-        exec(compile(source, "<string>", "exec", dont_inherit=True), module.__dict__)
+        exec(SHARED["programs"][source] if isinstance(source, int) else compiled(source), module.__dict__)
     except BaseException as error:
         code = failed(error)
     code = finish() or code
@@ -300,6 +195,11 @@ def interpret(source: str, argv: list[str]) -> NoReturn:
     os._exit(code)
 
 
+def compiled(source: str) -> CodeType:
+    """The code of a program."""
+    return compile(source, "<string>", "exec", dont_inherit=True)
+
+
 def failed(error: BaseException) -> int:
     """Report what ended the program as CPython does, without our own frames. The exit code, negative for a signal."""
     if isinstance(error, SystemExit):
@@ -307,9 +207,11 @@ def failed(error: BaseException) -> int:
             return (error.code or 0) & 0xFF
         print(error.code, file=sys.stderr)
         return 1
-    with contextlib.suppress(BaseException):
+    try:
         theirs = error.__traceback__.tb_next if error.__traceback__ is not None else None
         sys.excepthook(type(error), error.with_traceback(theirs), theirs)
+    except BaseException:
+        pass
     if isinstance(error, KeyboardInterrupt):
         return -signal.SIGINT
     return -OUT_OF_MEMORY if isinstance(error, MemoryError) else 1
@@ -335,22 +237,79 @@ def finish() -> int:
 # -- the warden -----------------------------------------------------------------------------------------------------
 
 
-def fresh(size: int, inodes: int) -> int:
-    """Mount an empty tree over the last one's place; the descriptor of its folder."""
-    libc.umount2(HOME.encode(), MNT_DETACH)  # fails the first time: nothing is mounted yet
-    options = f"size={size},nr_inodes={inodes},mode=755".encode()
-    check(libc.mount(b"tmpfs", HOME.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount the tree")
-    for name in ("agent", "tmp", "shm"):
-        os.mkdir(f"{HOME}/{name}", 0o755)
-    return os.open(TREE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class Stream:
+    """One output of a program: a pipe that it writes to, and a file of at most `cap` bytes that the host will read."""
+
+    def __init__(self, cap: int) -> None:
+        self.pipe, self.end = os.pipe2(os.O_CLOEXEC)
+        self.file = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=SHARED["shelf"])
+        self.room = cap
+        self.truncated = False
+
+    def pump(self) -> bool:
+        """Move what is there, without reading it; False at the end of the pipe or when nothing is there."""
+        try:
+            if self.room:
+                moved = os.splice(self.pipe, self.file, min(self.room, CHUNK), flags=2)  # SPLICE_F_NONBLOCK
+                self.room -= moved
+            else:
+                moved = os.splice(self.pipe, SHARED["sink"], CHUNK, flags=2)
+                self.truncated = self.truncated or moved > 0
+        except BlockingIOError:
+            return False
+        return moved > 0
+
+
+def usage(memory: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of all that runs, shared pages counted once if it comes near `memory`."""
+    cpu, pages, pids, buffer = 0.0, 0, [], bytearray(1024)
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != "1" and proc(name, "stat", buffer):
+            # behind the command's name, which is the program's
+            fields = bytes(memoryview(buffer)[buffer.rfind(b")") + 4 :]).split()
+            cpu += sum(map(int, fields[10:14])) / TICKS  # its own and its reaped children's, in user and kernel
+            pages += int(fields[20])
+            pids.append(name)
+    used = pages * PAGE
+    if used > memory:
+        used = sum(proportional(pid, buffer) for pid in pids)
+    buffer[:] = bytes(len(buffer))
+    return cpu, used
+
+
+def proportional(pid: str, buffer: bytearray) -> int:
+    """Resident bytes of a process, each page divided by how many share it."""
+    start = buffer.find(b"\nPss:") if proc(pid, "smaps_rollup", buffer) else -1
+    return int(bytes(buffer[start + 5 : buffer.find(b"kB", start)])) * 1024 if start >= 0 else 0
+
+
+def proc(pid: str, name: str, buffer: bytearray) -> bool:
+    """Fill `buffer` from a file of /proc; False if the process is gone."""
+    buffer[:] = bytes(len(buffer))
+    try:
+        file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.readv(file, [buffer]) > 0
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+def reaped_s() -> float:
+    """CPU seconds of all children so far that are dead and reaped."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream]) -> tuple[int, int, float]:
     """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds."""
     _, wall_s, cpu_s, memory, *_ = request
-    started = time.monotonic()
+    started, before_s = time.monotonic(), reaped_s()
     deadline, tick, ended, status = started + wall_s, started + TICK_S, EXIT, None
-    usage, poll, streams = Usage(), select.poll(), {stream.pipe: stream for stream in outputs}
+    poll, streams = select.poll(), {stream.pipe: stream for stream in outputs}
     watched = os.pidfd_open(child)
     for file in (watched, *streams):
         poll.register(file, select.POLLIN)
@@ -360,9 +319,9 @@ def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Strea
             ended = WALL
             break
         if now >= tick:
-            used_s, used = usage.now(memory)
-            if used_s > cpu_s or used > memory:
-                ended = CPU if used_s > cpu_s else MEMORY
+            running_s, used = usage(memory)
+            if running_s + reaped_s() - before_s > cpu_s or used > memory:
+                ended = MEMORY if used > memory else CPU
                 break
             status, _ = reap(child, status)
             tick = time.monotonic() + TICK_S
@@ -385,13 +344,12 @@ def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Strea
     for stream in outputs:
         while stream.pump():
             pass
-    used_s = usage.final()
     if ended == EXIT and os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number == signal.SIGXCPU or (number == signal.SIGKILL and used_s >= cpu_s):
+        number, over = os.WTERMSIG(status), reaped_s() - before_s >= cpu_s
+        if number == OUT_OF_MEMORY and request[0] == PYTHON:
+            ended, status = MEMORY, 1 << 8  # it exited with 1
+        elif number == signal.SIGXCPU or (number == signal.SIGKILL and over):
             ended = CPU
-        elif number == OUT_OF_MEMORY and request[0] == PYTHON:
-            ended, status = MEMORY, 1 << 8
         elif number == signal.SIGKILL:
             ended = KILLED
     return ended, status, wall_s
@@ -411,8 +369,10 @@ def reap(child: int, status: int | None) -> tuple[int | None, bool]:
 def exterminate(child: int, status: int | None) -> int:
     """Kill all that lives here and wait until it is gone; the wait status of `child`."""
     while True:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         try:
             pid, how = os.waitpid(-1, 0)
         except ChildProcessError:
@@ -421,27 +381,37 @@ def exterminate(child: int, status: int | None) -> int:
             status = how
 
 
-def serve(control: Any, home: int, filters: Sequence[Program]) -> bool:
+def fresh(size: int, inodes: int) -> int:
+    """Mount an empty file system in the last one's place; the descriptor of its tree."""
+    libc.umount2(HOME.encode(), MNT_DETACH)  # fails the first time: nothing is mounted yet
+    options = f"size={size},nr_inodes={inodes},mode=755".encode()
+    check(libc.mount(b"tmpfs", HOME.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount the tree")
+    os.mkdir("/home/tmp", 0o700)
+    os.mkdir(TREE, 0o755)
+    return os.open(TREE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def serve(control: Any, home: int) -> bool:
     """One run; False when the host is gone."""
-    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(4))
+    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(8))
     if not message:
         return False
-    (payload,) = struct.unpack("i", ancillary[0][2])
+    payload, stdin = struct.unpack("2i", ancillary[0][2])
     request = REQUEST.unpack(message)
     outputs = (Stream(request[-1]), Stream(request[-1]))
     child = os.fork()
     if child == 0:
-        enter(payload, request, (outputs[0].end, outputs[1].end), filters)
+        enter(request, payload, stdin, (outputs[0].end, outputs[1].end))
     for stream in outputs:
         os.close(stream.end)
     ended, status, wall_s = supervise(child, request, outputs)
     if os.fstat(payload).st_size:
         ended = UNSTARTED
     truncated = outputs[0].truncated or outputs[1].truncated
-    code = os.waitstatus_to_exitcode(status)
+    reply = REPLY.pack(ended, os.waitstatus_to_exitcode(status), truncated, wall_s)
     files = struct.pack("4i", outputs[0].file, outputs[1].file, home, payload)
-    control.sendmsg([REPLY.pack(ended, code, truncated, wall_s)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
-    for file in (payload, home, *(file for stream in outputs for file in (stream.pipe, stream.file))):
+    control.sendmsg([reply], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
+    for file in (payload, stdin, home, *(file for stream in outputs for file in (stream.pipe, stream.file))):
         os.close(file)
     return True
 
@@ -461,25 +431,51 @@ def ordinary(user: int) -> None:
     check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "undumpable")
 
 
+def streams() -> None:
+    """What a program knows as its standard streams: made once, on pipes, as a child has them under the same numbers."""
+    kept = [os.dup(number) for number in (1, 2)]
+    ends = os.pipe()
+    for number in (1, 2):
+        os.dup2(ends[1], number)
+    for number, name, mode, errors, buffering in (
+        (0, "stdin", "r", "surrogateescape", -1),
+        (1, "stdout", "w", "surrogateescape", -1),
+        (2, "stderr", "w", "backslashreplace", 1),
+    ):
+        stream = open(number, mode, buffering, "utf-8", errors, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    for number, file in zip((1, 2), kept, strict=True):
+        os.dup2(file, number)
+    for file in (*kept, *ends):
+        os.close(file)
+
+
 def main() -> None:
     """Say that the worker is ready, then serve until the host closes the socket."""
     config = json.loads(sys.argv[1])
     os.environ.pop("PWD", None)  # bubblewrap's own
     ordinary(config["user"])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 ignores what it does not handle
-    filters = [Program(len(code) // 8, code) for code in map(bytes.fromhex, config["filters"])]
     for name in config["preload"]:
-        importlib.import_module(name)
+        __import__(name)
+    streams()
+    size, inodes = config["size"], config["inodes"]
+    SHARED["sink"] = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    os.close(fresh(size, inodes))
+    SHARED["shelf"] = os.open(HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    SHARED["programs"] = [compiled(source) for source in config["programs"]]
+    install(bytes.fromhex(config["filter"]))
+    SHARED["filters"] = [bytes.fromhex(code) for code in config["filters"]]
     control = _socket.socket(fileno=config["control"])
-    home = fresh(config["size"], config["inodes"])
+    home = fresh(size, inodes)
     gc.collect()
     gc.freeze()
     gc.disable()
     control.send(READY)
-    while serve(control, home, filters):
-        home = fresh(config["size"], config["inodes"])
+    while serve(control, home):
+        home = fresh(size, inodes)
 
 
 if __name__ == "__main__":
-    SINK = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     main()

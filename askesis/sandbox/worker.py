@@ -14,10 +14,10 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from askesis.sandbox import bubblewrap, seccomp, warden
 from askesis.sandbox.tree import Row
@@ -25,11 +25,6 @@ from askesis.types import RunLimits, SandboxError
 
 START_S = 30.0  # a worker that is not ready by then will not be
 GRACE_S = 10.0  # what a run may take beyond its wall limit: to unpack, to die, to answer
-PRELOAD = (
-    *("ast", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime", "functools", "heapq", "io"),
-    *("itertools", "json", "linecache", "math", "operator", "random", "re", "string", "textwrap", "traceback"),
-    *("typing", "unittest"),
-)  # imported before the fork: a program finds them ready
 Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
 _ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
@@ -66,11 +61,14 @@ class Worker:
         self.alive = True
 
     @classmethod
-    async def start(cls, bwrap: str, *, size: int, inodes: int) -> Worker:
-        """A worker that is ready. size, inodes: of the file system that a run gets. Raises `SandboxError`."""
+    async def start(cls, bwrap: str, config: Mapping[str, Any]) -> Worker:
+        """A worker that is ready. config: for the warden. Raises `SandboxError`.
+
+        size, inodes: of the file system that a run gets. preload: modules, programs: sources, ready before the fork.
+        """
         gate = os.pipe2(os.O_CLOEXEC)
         try:
-            worker = cls._spawn(bwrap, gate[0], size=size, inodes=inodes)
+            worker = cls._spawn(bwrap, gate[0], config)
             try:
                 async with asyncio.timeout(START_S):
                     ready = worker._next()
@@ -92,9 +90,9 @@ class Worker:
                 os.close(end)
 
     @classmethod
-    def _spawn(cls, bwrap: str, gate: int, *, size: int, inodes: int) -> Worker:
+    def _spawn(cls, bwrap: str, gate: int, config: Mapping[str, Any]) -> Worker:
         """Start the process. It dies with the thread that starts it, so that is the event loop's own."""
-        filters = [code.hex() for code in seccomp.filters()]
+        filters = seccomp.filters()
         source = Path(warden.__file__).read_text(encoding="utf-8")
         with contextlib.ExitStack() as on_error, contextlib.ExitStack() as always:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -109,16 +107,11 @@ class Worker:
             accounts = [_memory(text.encode()) for text in bubblewrap.ACCOUNTS]
             for file in accounts:
                 always.callback(os.close, file)
-            config: dict[str, object] = {
-                "control": theirs.fileno(),
-                "user": bubblewrap.USER,
-                "size": size,
-                "inodes": inodes,
-            }
-            config |= {"preload": PRELOAD, "filters": filters}
+            given = {**config, "control": theirs.fileno(), "user": bubblewrap.USER, "filter": filters.every.hex()}
+            given["filters"] = [filters.python.hex(), filters.run.hex()]
             passed = {"info": info_end, "gate": gate, "passwd": accounts[0], "group": accounts[1]}
             command = bubblewrap.arguments(bwrap, **passed)
-            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", source, json.dumps(config)]
+            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", source, json.dumps(given)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -149,18 +142,21 @@ class Worker:
             os.write(gate, b"1")
 
     async def call(
-        self, mode: int, code: str, argv: Sequence[str], stdin: bytes, rows: Sequence[Row], limits: RunLimits
+        self, mode: int, code: str | int, argv: Sequence[str], stdin: bytes, rows: list[Row], limits: RunLimits
     ) -> Answer:
-        """Run one program in a tree of `rows`. Raises `SandboxError`, and is dead after that or a cancellation."""
+        """Run one program in a tree of `rows`. code: source, or the number of one of `programs`.
+
+        Raises `SandboxError`, and is dead after that or a cancellation.
+        """
         request = warden.REQUEST.pack(
             *(mode, limits.wall_s, limits.cpu_s, limits.memory, limits.processes, limits.file_size, limits.output)
         )
-        payload = _memory(marshal.dumps((code, list(argv), stdin, list(rows))))
+        files = (_memory(marshal.dumps((code, list(argv), rows))), _memory(stdin))
         try:
             answer = self._next()
-            socket.send_fds(self._control, [request], [payload])
+            socket.send_fds(self._control, [request], files)
             async with asyncio.timeout(limits.wall_s + GRACE_S):
-                message, files = await answer
+                message, answered = await answer
         except BaseException as error:
             said = await self.kill()
             if isinstance(error, TimeoutError):
@@ -169,9 +165,9 @@ class Worker:
                 raise SandboxError(f"sandbox: a worker died during a call. {said or error}") from error
             raise
         finally:
-            os.close(payload)
+            _close(files)
         self._waiting = None
-        return _answer(message, files)
+        return _answer(message, answered)
 
     async def kill(self) -> str:
         """End it and all that lives in it, and wait until that is gone; what it said last. Idempotent."""

@@ -210,8 +210,13 @@ class Repair:
     async def _sandbox(self) -> Sandbox:
         async with self._starting:
             if self._pool is None:
-                self._pool = SandboxPool(size=self._workers, limits=RUN_LIMITS)
-                await self._pool.__aenter__()
+                pool = SandboxPool(
+                    size=self._workers,
+                    limits=RUN_LIMITS,
+                    preload=("io", "json"),
+                    programs=(VISIBLE_TESTS, HIDDEN_CALLS),
+                )
+                self._pool = await pool.__aenter__()
         return await self._pool.acquire()
 
     async def setup(self, task: Task) -> RepairState:
