@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from askesis.types import Sample
+
+
+_PADDED = 1.06  # how much longer padding makes a part, as a rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,11 +63,12 @@ def deal(samples: Sequence[Sample], count: int, seed: int) -> list[list[Sample]]
     return hands
 
 
-def minibatch(samples: Sequence[Sample], batch_tokens: int, device: torch.device) -> Minibatch:
+def minibatch(samples: Sequence[Sample], batch_tokens: int, device: torch.device, *, threads: int = 1) -> Minibatch:
     """Sequences of like length share a part, so that little is padded; a part has at most `batch_tokens` places.
 
-    A sequence longer than that is a part of its own. What is past the last token that carries loss is cut off: no
-    token that matters can see it. Samples that carry no loss are left out.
+    A longer sequence is a part of its own. What is past the last token that carries loss is cut off: no token that
+    matters can see it. Samples that carry no loss are left out. threads: how many parts are worked on at a time; parts
+    are made of about one size and their number a multiple of it, so that no thread waits long for another.
     """
     carrying = [place for place, sample in enumerate(samples) if sample.mask[1:].any()]
     ends = {place: int(np.flatnonzero(samples[place].mask)[-1]) + 1 for place in carrying}
@@ -71,13 +76,17 @@ def minibatch(samples: Sequence[Sample], batch_tokens: int, device: torch.device
     names = {place: samples[place].trace_id or f"#{place}" for place in carrying}
     for place in carrying:
         lengths[names[place]] += int(samples[place].mask[1:].sum())
+    total, done, share = sum(ends.values()), 0, -1
+    count = threads * math.ceil(_PADDED * total / (batch_tokens * threads))  # parts
     parts: list[list[int]] = []
     for place in sorted(carrying, key=lambda place: (-ends[place], place)):
+        here = (2 * done + ends[place]) * count // (2 * total)  # in whose share its middle lies
         widest = ends[parts[-1][0]] if parts else 0
-        if parts and (len(parts[-1]) + 1) * widest <= batch_tokens:
+        if here == share and (len(parts[-1]) + 1) * widest <= batch_tokens:
             parts[-1].append(place)
         else:
             parts.append([place])
+        done, share = done + ends[place], here
     return Minibatch(
         parts=tuple(_part(samples, places, ends, lengths, names, device) for places in parts),
         tokens=lengths.total(),

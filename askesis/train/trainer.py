@@ -61,6 +61,7 @@ class Trainer:
         self._device = self._parameters[0].device
         size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
+        self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
 
     # -- learning ----------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ class Trainer:
         gaps: list[float] = []
         learned = tokens = 0
         for number, hand in enumerate(deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps)):
-            batch = minibatch(hand, self._batch_tokens, self._device)
+            batch = minibatch(hand, self._batch_tokens, self._device, threads=self._threads)
             if not batch.tokens:
                 continue
             learned, tokens = learned + 1, tokens + batch.tokens
