@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from askesis.loop.bundle import Bundle, load
     from askesis.loop.checkpoints import resolve
-    from askesis.loop.display import Display, evaluation_table
+    from askesis.loop.display import Display, evaluation_table, make_console
     from askesis.loop.evaluating import evaluate, evaluate_policy
     from askesis.loop.folder import RunFolder, find_run, runs_in
     from askesis.loop.plan import Plan
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "bundle": ("Bundle", "load"),
     "checkpoints": ("resolve",),
-    "display": ("Display", "evaluation_table"),
+    "display": ("Display", "evaluation_table", "make_console"),
     "evaluating": ("evaluate", "evaluate_policy"),
     "folder": ("RunFolder", "find_run", "runs_in"),
     "plan": ("Plan",),
@@ -51,6 +51,7 @@ __all__ = [
     "from_plain",
     "load",
     "load_recipe",
+    "make_console",
     "parse_override",
     "plain_values",
     "resolve",

@@ -12,16 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from askesis.loop.results import Alarm, Evaluation, Row, StepRecord
-from askesis.rollout import Progress
 
 _REFRESH_S = 0.1
+_WIDE = 200  # columns of a pipe or a file
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A terminal's lines break between words; those of a file or a pipe do not break."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=_WIDE)
 
 
 class Display:
@@ -31,12 +37,12 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False, every: int = 5, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or make_console(stderr=True)
         self._quiet, self.every = quiet, every
         self._live_wanted = self.console.is_terminal and not quiet
         self._live: Live | None = None
         self._log: TextIO | None = None
-        self._first, self._second, self._drawn = "", "", 0.0
+        self._learning, self._machine, self._now, self._drawn = "", "", "", 0.0
 
     def __enter__(self) -> Display:
         return self
@@ -62,25 +68,24 @@ class Display:
 
     def step(self, record: StepRecord, left: str) -> None:
         """A step is done. left: what is left to do, in words."""
-        line = step_line(record, left)
+        self._learning, self._machine = step_lines(record, left)
+        line = f"{self._learning} · {self._machine}"
         self._keep(line)
-        self._first = line
         if self._live_wanted:
             self._draw(force=True)
         elif not self._quiet and (record.step % self.every == 0 or record.step == 1):
             self.console.print(Text(line))
 
-    def progress(self, what: str, done: int, of: int, progress: Progress | None = None) -> None:
-        """What goes on right now; drawn on a terminal only, and not too often."""
+    def progress(self, what: str, done: int | None = None, of: int | None = None) -> None:
+        """What goes on right now; drawn on a terminal only, and counts not too often."""
         if not self._live_wanted:
             return
-        tools = "" if progress is None else f" · {progress.turns:,} turns · tools {progress.tool_s:.1f} s"
-        self._second = f"{what} {done}/{of}{tools}"
-        self._draw()
+        self._now = what if done is None else f"{what} {done}/{of}"
+        self._draw(force=done is None)
 
     def evaluation(self, evaluation: Evaluation, *, quiet: bool = False) -> None:
         """An evaluation is done; quiet: only the log is told."""
-        for line in evaluation_lines([evaluation]):
+        for line in evaluation_lines(evaluation):
             (self._keep if quiet else self.say)(line)
 
     def table(self, evaluations: Sequence[Evaluation]) -> None:
@@ -110,10 +115,9 @@ class Display:
         if self._live is None:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
-        text = Text(self._first, no_wrap=False)
-        if self._second:
-            text.append("\n" * bool(self._first) + self._second, style="dim")
-        self._live.update(text, refresh=True)
+        below = " · ".join(part for part in (self._machine, self._now) if part)
+        lines = [Text(self._learning), Text(below, style="dim")]
+        self._live.update(Group(*(line for line in lines if line)), refresh=True)
 
     def _keep(self, text: str) -> None:
         if self._log is not None:
@@ -121,19 +125,23 @@ class Display:
             self._log.flush()
 
 
-def step_line(record: StepRecord, left: str) -> str:
-    """`step 12 · reward 0.71 · success think 62% no_think 71% · ...`."""
-    parts = [f"step {record.step}"]
+def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
+    """What was learned, and what the machine did.
+
+    `step 12 · reward 0.713 · success think 62%, no_think 71% · 24 thinking tokens` and
+    `8,125 tokens/s · tools 3.2 s · 4:05 left`; where nothing is sampled the loss stands for reward and success.
+    """
+    learned = [f"step {record.step}"]
     if record.sampled_tokens:
-        modes = " ".join(f"{mode} {_percent(rate)}" for mode, rate in record.success_by_mode.items())
+        rates = ", ".join(f"{mode} {_percent(rate)}" for mode, rate in record.success_by_mode.items())
+        learned += [f"reward {_number(record.reward, 3)}", f"success {rates}"]
         thinking = [value for mode, value in record.thinking_by_mode.items() if mode != "no_think"]
-        parts += [f"reward {record.reward:.3f}", f"success {modes}"]
         if thinking:
-            parts.append(f"thinking {sum(thinking) / len(thinking):.0f} tokens")
-    if "loss" in record.trainer:
-        parts.append(f"loss {record.trainer['loss']:.3f}")
-    parts += [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {record.tool_s:.1f} s", left]
-    return " · ".join(part for part in parts if part)
+            learned.append(f"{_number(sum(thinking) / len(thinking), 0)} thinking tokens")
+    elif "loss" in record.trainer:
+        learned.append(f"loss {record.trainer['loss']:.3f}")
+    did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {record.tool_s:.1f} s", left]
+    return " · ".join(learned), " · ".join(part for part in did if part)
 
 
 def duration(seconds: float) -> str:
@@ -154,8 +162,10 @@ def _rate(row: Row | None) -> str:
     return f"{100 * row.summary.success:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+def _number(value: float, digits: int | None = None) -> str:
+    """digits: behind the point; None gives large numbers one and small ones two."""
+    digits = (2 if abs(value) < 10 else 1) if digits is None else digits
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _name(row: Row) -> str:
@@ -163,40 +173,49 @@ def _name(row: Row) -> str:
     return f"{mode}, {'greedy' if row.temperature == 0 else 'sampled'}"
 
 
-def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """One plain line a row."""
-    return [
-        f"{evaluation.name}: {_name(row)}: success {_rate(row)}, {_number(row.summary.thinking_tokens)} thinking "
-        f"tokens, {_number(row.summary.turns)} turns, {_percent(row.summary.submitted)} submitted"
-        + (f", {row.summary.infrastructure} lost to the machinery" if row.summary.infrastructure else "")
-        for evaluation in evaluations
-        for row in evaluation.rows
-    ]
+    lines = []
+    for row in evaluation.rows:
+        parts = [f"{evaluation.name}: {_name(row)}: success {_rate(row)}", f"{_number(row.summary.turns)} turns"]
+        if row.summary.infrastructure:
+            parts.append(f"{row.summary.infrastructure} lost to the machinery")
+        lines.append(", ".join(parts))
+    if evaluation.lost:
+        lines.append(f"{evaluation.name}: the first that the machinery ended: {evaluation.lost}")
+    return lines
 
 
 def evaluation_table(evaluations: Sequence[Evaluation]) -> Group:
-    """Success with its 95% interval (Wilson) by mode and way of sampling; costs and metrics below it."""
-    last = evaluations[-1]
-    keys = list(dict.fromkeys(row.key for evaluation in evaluations for row in evaluation.rows))
-    tasks = max(evaluation.tasks for evaluation in evaluations)
-    success = _table(f"success on {tasks} held-out tasks of {last.env}, with 95% interval")
-    figures = _table("means of an episode" + (": first → last" if len(evaluations) > 1 else ""))
-    for evaluation in evaluations:
-        success.add_column(evaluation.name, justify="right", no_wrap=True)
-    named = _figures([row for evaluation in evaluations for row in evaluation.rows])
-    for heading in named:
-        figures.add_column(heading, justify="right", no_wrap=True)
+    """The first and the last of some evaluations, 80 columns wide.
+
+    Success with its 95% interval (Wilson) by mode and way of sampling; below it costs and metrics.
+    """
+    shown = list(dict.fromkeys((0, len(evaluations) - 1)))
+    ends = [evaluations[i] for i in shown]
+    keys = list(dict.fromkeys(row.key for evaluation in ends for row in evaluation.rows))
+    tasks = max(evaluation.tasks for evaluation in ends)
+    above = Text(f"\nsuccess on {tasks} held-out tasks of {ends[-1].env}, with 95% interval", style="bold")
+    between = Text("\nmeans of an episode", style="bold")
+    if len(ends) > 1:
+        between.append(f": {ends[0].name} → {ends[-1].name}")
+    success, figures = _table(), _table()
+    for evaluation in ends:
+        success.add_column(evaluation.name, justify="right", overflow="fold")
+    columns = []
     for key in keys:
-        rows = [next((row for row in one.rows if row.key == key), None) for one in evaluations]
-        there = [row for row in rows if row is not None]
-        success.add_row(_name(there[0]), *map(_rate, rows))
-        ends = [there[0], there[-1]][: len(there)]
-        figures.add_row(_name(there[0]), *(" → ".join(show(row) for row in ends) for show in named.values()))
-    return Group(success, figures)
+        rows = [next((row for row in one.rows if row.key == key), None) for one in ends]
+        columns.append([row for row in rows if row is not None])
+        name = _name(columns[-1][0])
+        success.add_row(name, *map(_rate, rows))
+        figures.add_column(name.replace(", ", ",\n"), justify="right")
+    for heading, show in _figures([row for column in columns for row in column]).items():
+        figures.add_row(heading, *(" → ".join(map(show, column)) for column in columns))
+    return Group(above, success, between, figures, "")
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
+def _table() -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("", no_wrap=True)
     return table
 

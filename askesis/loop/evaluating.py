@@ -144,7 +144,7 @@ async def _sit(
         with Display(quiet=not display) as shown:
 
             def on_progress(progress: Progress) -> None:
-                shown.progress("evaluating", progress.finished, of, progress)
+                shown.progress("evaluating", progress.finished, of)
 
             examiner = Examiner(
                 renderer=renderer,

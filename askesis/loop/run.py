@@ -100,6 +100,7 @@ async def _plan(prepared: Prepared, learner: Learner) -> Plan:
 
 async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> RunResult:
     begun = time.monotonic()
+    display.progress("preparing")
     resumed = folder is not None
     found = _newest(folder) if folder is not None else None
     prepared = await prepare(recipe, checkpoint=found)
@@ -225,8 +226,9 @@ def _about(plan: Plan) -> str:
 def _opening(recipe: Recipe, plan: Plan, folder: RunFolder, position: Position | None) -> list[str]:
     """What a person reads first."""
     lines = [
-        f"run {folder.path}: {recipe.run.kind} of {plan.model} ({plan.parameters:,} parameters) on {plan.env}, "
-        f"{plan.episodes_per_step} episodes a step, {plan.threads} threads"
+        f"run {folder.path}",
+        f"{recipe.run.kind} of {plan.model} ({plan.parameters:,} parameters) on {plan.env}, "
+        f"{plan.episodes_per_step} episodes a step, {plan.threads} thread{'s' * (plan.threads > 1)}",
     ]
     if position is not None:
         lines.append(f"resumed after step {position.step} ({duration(position.seconds)} of training)")

@@ -1,0 +1,5 @@
+"""`python -m askesis`."""
+
+from askesis.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m askesis.cli`."""
+
+from askesis.cli.app import main
+
+main()

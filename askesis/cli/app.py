@@ -1,0 +1,237 @@
+"""The commands. Each parses its flags, calls `askesis.loop`, and prints: JSON on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from askesis import __version__
+from askesis.types import AskesisError, ConfigError
+
+app = typer.Typer(
+    name="askesis",
+    help="Train agents: reinforcement learning of hybrid-thinking language models in measured environments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+runs = typer.Typer(help="List runs, or show one.", invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(runs, name="runs")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of the recipe (TOML value); repeatable."),
+]
+Out = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
+
+
+class Modes(StrEnum):
+    """Which thinking modes an evaluation asks for."""
+
+    BOTH = "both"
+    ON = "on"
+    OFF = "off"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"askesis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train agents: reinforcement learning of hybrid-thinking language models in measured environments."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or the path of a TOML file.")] = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default and never changes it
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, its folder, or 'latest'.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve everything, print it, sample nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train as a recipe says, and evaluate on held-out tasks before and after.
+
+    Examples: `askesis train repair`, `askesis train repair --set run.minutes=1`, `askesis train --resume latest`.
+    """
+    if dry_run and (recipe is None or resume is not None):
+        raise ConfigError("--dry-run needs a recipe, and goes without --resume")
+    if recipe is None and resume is None:
+        raise ConfigError("train what? Give a recipe (`askesis train repair`) or a run (`--resume latest`)")
+    if recipe is not None and resume is not None:
+        raise ConfigError("a run that goes on has its own recipe: give either a recipe or --resume, not both")
+    from askesis.loop import load_recipe
+
+    settings = None if recipe is None else load_recipe(recipe, overrides)  # what is wrong with it is soon said
+    loop = _loop()
+    if dry_run and settings is not None:
+        from askesis.cli.tables import print_plan
+
+        settings, plan = loop.dry_run(settings)
+        if as_json:
+            _print_json({"recipe": loop.to_mapping(settings), "plan": loop.plain_values(plan)})
+        else:
+            print_plan(settings, plan)
+        return
+    result = loop.train(settings, overrides=() if settings else overrides, resume=resume)
+    if as_json:
+        _print_json(result.to_json())
+    if result.state == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="askesis-tiny, a Hugging Face folder, or a run's folder.")],
+    env: Annotated[str, typer.Option(help="An environment: built-in name, file.py:Class or module:Class.")],
+    tasks: Annotated[int, typer.Option(min=1, help="Held-out tasks in each mode.")] = 300,
+    thinking: Annotated[Modes, typer.Option(help="Thinking modes.")] = Modes.BOTH,
+    budget: Annotated[int | None, typer.Option(min=0, help="Most tokens a turn may think.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Sample greedily (temperature 0).")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Which tasks, and how they are sampled.")] = 1_000_003,
+    agent: Annotated[str, typer.Option(help="The harness.")] = "solo@1",
+    context_length: Annotated[int, typer.Option(min=2, help="Most tokens of an episode.")] = 1024,
+    options: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="An option of the environment; repeatable.")
+    ] = [],  # noqa: B006 - typer reads the default and never changes it
+    as_json: Json = False,
+) -> None:
+    """Success of a checkpoint on held-out tasks, by thinking mode, with 95% intervals.
+
+    Example: `askesis eval askesis-tiny --env repair --tasks 300`.
+    """
+    from askesis.cli.tables import print_evaluation
+
+    loop = _loop()
+    evaluation = loop.evaluate(
+        checkpoint,
+        env=env,
+        env_options=dict(map(_option, options)),
+        tasks=tasks,
+        thinking="both" if thinking is Modes.BOTH else thinking is Modes.ON,
+        budget=budget,
+        temperature=0.0 if greedy else temperature,
+        seed=seed,
+        agent=agent,
+        context_length=context_length,
+        display=True,
+    )
+    if as_json:
+        _print_json(evaluation.to_json())
+    else:
+        print_evaluation(evaluation)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The eight sizes of Qwen3: layers, heads, tying, experts, context, parameters."""
+    from askesis.cli.tables import print_models, size_rows
+
+    rows = size_rows()
+    if as_json:
+        _print_json({"models": rows})
+    else:
+        print_models(rows)
+
+
+@runs.callback()
+def list_runs(context: typer.Context, out: Out = Path("runs"), as_json: Json = False) -> None:
+    """List runs, oldest first: state, steps, sampled success by mode."""
+    if context.invoked_subcommand is not None:
+        return
+    from askesis import loop
+    from askesis.cli.tables import print_runs
+
+    rows = [{"id": run.id, "folder": str(run.path), **run.status()} for run in loop.runs_in(out)]
+    if as_json:
+        _print_json({"runs": rows})
+    else:
+        print_runs(rows, out)
+
+
+@runs.command(name="show")
+def show_run(
+    run: Annotated[str, typer.Argument(help="A run's id, its folder, or 'latest'.")],
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """One run: its state, what came out, where things lie."""
+    from askesis import loop
+    from askesis.cli.tables import print_run
+
+    folder = loop.find_run(run, out)
+    result, status = _result(folder.result), folder.status()
+    if as_json:
+        _print_json({"id": folder.id, "folder": str(folder.path), "status": status, "result": result})
+    else:
+        print_run(folder, status, result)
+
+
+def _loop() -> ModuleType:
+    """The room that does the work. It loads torch, which takes its seconds: say so where somebody looks on."""
+    from askesis import loop
+
+    watched = sys.stderr.isatty()
+    if watched:
+        print("loading torch ...", end="", flush=True, file=sys.stderr)
+    importlib.import_module("askesis.loop.run")
+    if watched:
+        print("\r\x1b[K", end="", flush=True, file=sys.stderr)
+    return loop
+
+
+def _option(text: str) -> tuple[str, Any]:
+    from askesis import loop
+
+    if "=" not in text:
+        raise ConfigError(f"--option {text!r}: expected key=value, as in max_turns=12")
+    return loop.parse_override(text)
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """What came out of a run; None if it has not ended."""
+    if not path.is_file():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+    return result
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. What is known to go wrong is one message on stderr and exit code 2, or with `--debug` raised."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # wherever it stands: a flag of all commands
+    given = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(given, prog_name="askesis")
+    except (AskesisError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
