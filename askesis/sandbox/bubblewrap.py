@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from askesis.types import SandboxError
@@ -35,7 +36,12 @@ ENVIRONMENT = {
     "USER": "agent",
 }
 
-ACCOUNTS = (f"agent:x:{USER}:{USER}::/home/agent:/bin/sh\n", f"agent:x:{USER}:\n")  # passwd, group
+TEXTS = {
+    "/etc/passwd": f"agent:x:{USER}:{USER}::/home/agent:/bin/sh\n",
+    "/etc/group": f"agent:x:{USER}:\n",
+    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
 
 
 def find() -> str:
@@ -66,7 +72,8 @@ def _as_root(command: str) -> str:
 
 
 def refusal(said: str) -> SandboxError:
-    """Why bubblewrap could not start, from what it said, and what to do."""
+    """Why bubblewrap could not start, from what it said last, and what to do."""
+    said = said.splitlines()[-1] if said else "it said nothing"
     for switch, (bad, cure) in _SWITCHES.items():
         file = Path("/proc/sys") / switch
         if (os.geteuid() != 0 or switch.startswith("user")) and file.exists() and file.read_text().strip() == bad:
@@ -75,7 +82,7 @@ def refusal(said: str) -> SandboxError:
                 "There is no fall-back: without it no program of an agent is run."
             )
     return SandboxError(
-        f"sandbox: bubblewrap could not start a worker: {said or 'it said nothing'}\nIn a container, start that "
+        f"sandbox: bubblewrap could not start a worker: {said}\nIn a container, start that "
         "with user namespaces and mounts allowed (Docker: --security-opt seccomp=unconfined --security-opt "
         "apparmor=unconfined --security-opt systempaths=unconfined, and --cap-add SYS_ADMIN for root).\n"
         "There is no fall-back: without it no program of an agent is run."
@@ -87,12 +94,12 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def arguments(bwrap: str, *, info: int, gate: int, passwd: int, group: int) -> list[str]:
+def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int]) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
-    All numbers are descriptors. passwd, group: what those files hold. info: where bubblewrap tells its first process's
-    pid. gate: where that process waits, if root starts it, until its user map is written: `USER` must not be root to
-    the kernel, which binds root by no limit on processes.
+    All numbers are descriptors. texts: what files hold. info: where bubblewrap tells its first process's pid. gate:
+    where that process waits, if root starts it, until its user map is written: `USER` must not be root to the kernel,
+    which binds root by no limit on processes.
     """
     command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
@@ -119,7 +126,8 @@ def arguments(bwrap: str, *, info: int, gate: int, passwd: int, group: int) -> l
         for folder in reversed(Path(source).parents[:-1]):
             command += ["--dir", str(folder)]  # else bubblewrap makes it for root's eyes only
         command += ["--ro-bind", source, source]
-    command += ["--file", str(passwd), "/etc/passwd", "--file", str(group), "/etc/group"]
+    for path, file in texts.items():
+        command += ["--perms", "0444", "--file", str(file), path]
     command += ["--proc", "/proc", "--dir", "/dev", "--dir", "/home", "--dir", "/var"]
     for name in _DEVICES:
         command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
@@ -128,6 +136,7 @@ def arguments(bwrap: str, *, info: int, gate: int, passwd: int, group: int) -> l
     for link, target in links.items():
         command += ["--symlink", target, link]
     command += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
-    for name, value in ENVIRONMENT.items():
+    environment = ENVIRONMENT | {"PATH": f"{Path(interpreter()).parent}:{ENVIRONMENT['PATH']}"}
+    for name, value in environment.items():
         command += ["--setenv", name, value]
     return command

@@ -163,9 +163,14 @@ class _Sandbox:
                 except SandboxError:
                     self._check_open()  # we killed it ourselves
                     raise
+                except OSError as error:
+                    raise SandboxError(f"sandbox: a call could not be made: {error}") from error
                 finally:
                     self._worker = None
-            lost = await self._collect(answer.tree)
+            try:
+                lost = await self._collect(answer.tree)
+            except OSError as error:
+                raise SandboxError(f"sandbox: the tree of a run could not be read: {error}") from error
             self._check_open()
         stderr = answer.stderr.decode("utf-8", "replace")
         if lost:

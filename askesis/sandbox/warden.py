@@ -1,5 +1,4 @@
-"""The warden: process 1 of a worker, inside bubblewrap. Its source is handed to `python -I -S -c`; the host imports its
-constants alone.
+"""The warden: process 1 of a worker, inside bubblewrap. It is handed its source (`BOOT`); the host imports constants.
 
 It serves one run after another. For each it mounts a new, empty tmpfs on `/home`, forks a child, and watches it. The
 child unpacks its episode's tree, takes its limits, gives up every capability, installs the last system-call filter, and
@@ -15,17 +14,16 @@ payload is a descriptor that the child reads, output is spliced from pipe to fil
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` wraps every number in an enum
 import _socket
 import atexit
 import ctypes
 import gc
 import json
 import marshal
-import math
 import os
 import resource
 import select
-import signal
 import struct
 import sys
 import time
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, NoReturn
 
+BOOT = "import sys; [*map(__import__, sys.argv[1].split(','))]; exec(compile(sys.argv[2], '<string>', 'exec'))"
+NEEDED = "_signal _socket atexit ctypes gc json marshal os resource select struct time".split()
 READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
 REPLY = struct.Struct("<BiBd")  # ended, exit code, truncated, wall_s
@@ -44,6 +44,7 @@ OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryE
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
 CHUNK = 2**16
+ANY_CHILD = 0x40000000  # __WALL: wait for children of every make
 RESERVED = 1  # processes that the user has in here beside the run's: the warden
 PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 SHARED: dict[str, Any] = {}  # made once the warden runs: descriptors, filters, programs
@@ -52,6 +53,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 MS_NOSUID, MS_NODEV, MNT_DETACH, CLONE_NEWNET = 2, 4, 2, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 8, 22, 24
 SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_ADMIN = 6, 7, 8, 12, 21
+CAPABILITIES = struct.pack("=Ii", 0x20080522, 0)  # of this process: _LINUX_CAPABILITY_VERSION_3
+NONE = bytes(24)
 
 
 def check(result: int, what: str) -> None:
@@ -61,23 +64,20 @@ def check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def set_capabilities(*kept: int) -> None:
-    """Make `kept` the effective and permitted capabilities of this process."""
-    mask = sum(1 << capability for capability in kept)
-    header = struct.pack("=Ii", 0x20080522, 0)
-    check(libc.capset(header, struct.pack("=6I", mask, mask, 0, 0, 0, 0)), "capset")
-
-
 class Program(ctypes.Structure):
     """struct sock_fprog: a system-call filter."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def install(code: bytes) -> None:
+def install(program: Any) -> None:
     """Bind this process and its children to a system-call filter, on top of those that they have."""
-    program = Program(len(code) // 8, code)
-    check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "install a system-call filter")
+    check(libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0), "install a system-call filter")
+
+
+def loaded(code: str) -> Any:
+    """A filter, from hexadecimal digits."""
+    return ctypes.byref(Program(len(code) // 16, bytes.fromhex(code)))
 
 
 # -- the child: from the fork to the program ------------------------------------------------------------------------
@@ -98,9 +98,7 @@ def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int
         if mode == RUN:
             own_network()
         limit(cpu_s, memory if mode == PYTHON else 2 * memory, processes, file_size)
-        for capability in (NET_ADMIN, SYS_ADMIN, SETPCAP):
-            check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop from the bounding set")
-        set_capabilities()
+        check(libc.capset(CAPABILITIES, NONE), "give up all capabilities")
         check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # its own /proc/self is its to read
         install(SHARED["filters"][mode])
         os.ftruncate(payload, 0)
@@ -149,12 +147,12 @@ def own_network() -> None:
 def limit(cpu_s: float, memory: int, processes: int, file_size: int) -> None:
     """The kernel's limits. CPU time is the warden's to watch, over all processes; here it only has a backstop."""
     for what, bound in (
-        (resource.RLIMIT_CPU, math.ceil(cpu_s) + 1),
+        (resource.RLIMIT_CPU, int(cpu_s) + 2),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_NPROC, processes + RESERVED),
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),  # unlike 0, it also spares the host's crash handler
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         resource.setrlimit(what, (bound, bound))
@@ -162,8 +160,8 @@ def limit(cpu_s: float, memory: int, processes: int, file_size: int) -> None:
 
 def execute(argv: list[str]) -> NoReturn:
     """Replace this process by a program; where there is none, end as a shell would: 127, or 126 if it may not run."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
     code, said = 126, ""
     try:
         os.execvp(argv[0], argv)
@@ -177,7 +175,7 @@ def execute(argv: list[str]) -> NoReturn:
 
 def interpret(source: str | int, argv: list[str]) -> NoReturn:
     """Run `source`, or the program of this number, as `python -I -S -c` would, and end the process as that would."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     module = type(sys)("__main__")
     module.__dict__["__builtins__"] = sys.modules["builtins"]
     sys.modules["__main__"] = module
@@ -190,7 +188,7 @@ def interpret(source: str | int, argv: list[str]) -> NoReturn:
         code = failed(error)
     code = finish() or code
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        _signal.signal(-code, _signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
@@ -213,7 +211,7 @@ def failed(error: BaseException) -> int:
     except BaseException:
         pass
     if isinstance(error, KeyboardInterrupt):
-        return -signal.SIGINT
+        return -int(_signal.SIGINT)
     return -OUT_OF_MEMORY if isinstance(error, MemoryError) else 1
 
 
@@ -327,7 +325,7 @@ def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Strea
             tick = time.monotonic() + TICK_S
         # what the program left behind has no descriptor to wait for
         wait_s = min(deadline, tick) - now if status is None else 0.002
-        for file, event in poll.poll(math.ceil(1000 * wait_s)):
+        for file, event in poll.poll(int(1000 * wait_s) + 1):
             if file == watched:
                 poll.unregister(watched)
                 status, _ = reap(child, status)
@@ -348,9 +346,9 @@ def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Strea
         number, over = os.WTERMSIG(status), reaped_s() - before_s >= cpu_s
         if number == OUT_OF_MEMORY and request[0] == PYTHON:
             ended, status = MEMORY, 1 << 8  # it exited with 1
-        elif number == signal.SIGXCPU or (number == signal.SIGKILL and over):
+        elif number == _signal.SIGXCPU or (number == _signal.SIGKILL and over):
             ended = CPU
-        elif number == signal.SIGKILL:
+        elif number == _signal.SIGKILL:
             ended = KILLED
     return ended, status, wall_s
 
@@ -358,7 +356,7 @@ def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Strea
 def reap(child: int, status: int | None) -> tuple[int | None, bool]:
     """Wait for all that has ended: the wait status of `child` if it has, and whether nothing is left."""
     try:
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+        while (ended := os.waitpid(-1, os.WNOHANG | ANY_CHILD))[0]:
             if ended[0] == child:
                 status = ended[1]
     except ChildProcessError:
@@ -370,11 +368,11 @@ def exterminate(child: int, status: int | None) -> int:
     """Kill all that lives here and wait until it is gone; the wait status of `child`."""
     while True:
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, _signal.SIGKILL)
         except ProcessLookupError:
             pass
         try:
-            pid, how = os.waitpid(-1, 0)
+            pid, how = os.waitpid(-1, ANY_CHILD)
         except ChildProcessError:
             return 0 if status is None else status
         if pid == child:
@@ -393,7 +391,7 @@ def fresh(size: int, inodes: int) -> int:
 
 def serve(control: Any, home: int) -> bool:
     """One run; False when the host is gone."""
-    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(8))
+    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
     if not message:
         return False
     payload, stdin = struct.unpack("2i", ancillary[0][2])
@@ -418,16 +416,17 @@ def serve(control: Any, home: int) -> bool:
 
 def ordinary(user: int) -> None:
     """Where root started us: become an ordinary user, with the capabilities of this user namespace alone."""
+    for capability in (SETUID, SETGID, NET_ADMIN, SYS_ADMIN, SETPCAP):  # nothing that is executed in here gains any
+        check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop from the bounding set")
     if os.getuid() != user:
-        for capability in (SETUID, SETGID):
-            check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop from the bounding set")
         check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    set_capabilities(SYS_ADMIN, NET_ADMIN, SETPCAP)
+    kept = 1 << SYS_ADMIN | 1 << NET_ADMIN
+    check(libc.capset(CAPABILITIES, struct.pack("=6I", kept, kept, 0, 0, 0, 0)), "keep two capabilities")
     # a change of credentials forgets both of these
-    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the host")
+    check(libc.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0), "die with the host")
     check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "undumpable")
 
 
@@ -453,20 +452,18 @@ def streams() -> None:
 
 def main() -> None:
     """Say that the worker is ready, then serve until the host closes the socket."""
-    config = json.loads(sys.argv[1])
+    config = json.loads(sys.argv[3])
     os.environ.pop("PWD", None)  # bubblewrap's own
     ordinary(config["user"])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 ignores what it does not handle
-    for name in config["preload"]:
-        __import__(name)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 ignores what it does not handle
     streams()
     size, inodes = config["size"], config["inodes"]
     SHARED["sink"] = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-    os.close(fresh(size, inodes))
+    os.close(fresh(0, 0))  # no bounds: a stream's file has its own, and no program sees this one once it is covered
     SHARED["shelf"] = os.open(HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     SHARED["programs"] = [compiled(source) for source in config["programs"]]
-    install(bytes.fromhex(config["filter"]))
-    SHARED["filters"] = [bytes.fromhex(code) for code in config["filters"]]
+    SHARED["filters"] = [loaded(code) for code in config["filters"]]
+    install(loaded(config["filter"]))
     control = _socket.socket(fileno=config["control"])
     home = fresh(size, inodes)
     gc.collect()

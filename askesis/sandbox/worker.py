@@ -104,20 +104,21 @@ class Worker:
             always.callback(os.close, info_end)
             log = os.memfd_create("askesis-worker")
             on_error.callback(os.close, log)
-            accounts = [_memory(text.encode()) for text in bubblewrap.ACCOUNTS]
-            for file in accounts:
+            texts = {path: _memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
+            for file in texts.values():
                 always.callback(os.close, file)
             given = {**config, "control": theirs.fileno(), "user": bubblewrap.USER, "filter": filters.every.hex()}
             given["filters"] = [filters.python.hex(), filters.run.hex()]
-            passed = {"info": info_end, "gate": gate, "passwd": accounts[0], "group": accounts[1]}
-            command = bubblewrap.arguments(bwrap, **passed)
-            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", source, json.dumps(given)]
+            command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts)
+            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", warden.BOOT]
+            # modules first: what lies close together in memory is close together in pages
+            command += [",".join((*warden.NEEDED, *config["preload"])), source, json.dumps(given)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs.fileno(), *passed.values()),
+                pass_fds=(theirs.fileno(), info_end, gate, *texts.values()),
             )
             on_error.pop_all()
             return cls(process, ours, log, info)
@@ -221,7 +222,7 @@ class Worker:
 
     def _readable(self) -> None:
         try:
-            message, files, _, _ = socket.recv_fds(self._control, 4096, 8)
+            message, files, _, _ = socket.recv_fds(self._control, 4096, 8, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
