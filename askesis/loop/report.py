@@ -140,11 +140,17 @@ def _commands(result: RunResult, recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _results(evaluations: Sequence[Evaluation], tones: dict[str, str]) -> view.Results:
-    keys = dict.fromkeys((row.mode, row.temperature == 0) for one in evaluations for row in one.rows)
+    rows = [row for one in evaluations for row in one.rows]
+    keys = dict.fromkeys((row.mode, row.temperature == 0) for row in rows)
+    about = (
+        f"{max(one.tasks for one in evaluations)} tasks of {evaluations[-1].env} that training never sees, in each "
+        "mode. In brackets: 95% intervals (Wilson; that of a change, by Newcombe, takes both evaluations for "
+        "independent, and is rather too wide, as they share their tasks)."
+    )
+    if any(row.summary.infrastructure for row in rows):
+        about += " Episodes lost to the machinery say nothing about the model and are in no rate and no mean."
     return view.Results(
-        about=f"{max(one.tasks for one in evaluations)} tasks of {evaluations[-1].env} that training never sees, in "
-        "each mode. In brackets: 95% intervals (Wilson; that of a change, by Newcombe, takes both evaluations for "
-        "independent, and is rather too wide, as they share their tasks).",
+        about=about,
         exams=[one.name for one in evaluations],
         rows=[_row([one.row(mode, greedy=greedy) for one in evaluations], tones[mode]) for mode, greedy in keys],
     )
@@ -398,16 +404,16 @@ def _same_task(store: TraceStore, mode: str, first: str, last: str) -> Chosen | 
     kind = (False, True) if counts[False, True] else max(counts, key=lambda one: counts[one])
     group = sorted(kinds[kind])[counts[kind] // 2][1]
     listed = ", ".join(f"{count} {_WORDS[one]}" for one, count in counts.items())
-    which = "the middle one, by length, of those that" if counts[kind] > 1 else "the one that"
-    why = f"Of {sum(counts.values())} held-out tasks {listed} ({first}, {last}). This is {which} {_WORDS[kind]}."
+    which = "the middle one, by length, of those" if counts[kind] > 1 else "the one"
+    why = f"Of {sum(counts.values())} held-out tasks, from {first} to {last}: {listed}. This is {which} {_WORDS[kind]}."
     return why, [(name, store.get(played[name][group][2])) for name in (first, last)]
 
 
 _WORDS = {
-    (False, True): "failed, then succeeded",
-    (True, True): "succeeded both times",
-    (False, False): "failed both times",
-    (True, False): "succeeded, then failed",
+    (False, True): "newly solved",
+    (True, False): "no longer solved",
+    (True, True): "solved both times",
+    (False, False): "solved neither time",
 }
 
 

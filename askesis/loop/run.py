@@ -161,9 +161,9 @@ async def _finish(training: Training, begun: float) -> RunResult:
         alarms=tuple(training.alarms.all),
         history=tuple(training.history),
     )
-    write_report(result, training)
     write_whole(folder.result, json.dumps(result.to_json(), indent=2) + "\n")
     folder.write_status(result.state, step=result.steps, score=_score(result))
+    write_report(result, training)  # last: whatever becomes of the page, the result is kept
     if result.evaluations:
         display.table(result.evaluations)
     display.say(f"{result.steps} steps in {duration(result.seconds)} of training ({duration(result.wall_s)} in all)")

@@ -32,7 +32,10 @@ def written(value: float, kind: Kind = "number") -> str:
 
 def points(change: float) -> str:
     """A change of a share in percentage points, with its sign: `+12.3`."""
-    return _minus(f"{100 * change:+.1f}") if math.isfinite(change) else NOTHING
+    if not math.isfinite(change):
+        return NOTHING
+    rounded = round(100 * change, 1)
+    return _minus(f"{rounded:+.1f}") if rounded else "0.0"
 
 
 def _minus(text: str) -> str:

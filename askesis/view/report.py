@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from askesis.view.charts import Chart, Mark, readings
 from askesis.view.episode import Story, spread
@@ -99,7 +99,7 @@ class Report:
 def render_report(report: Report) -> str:
     """The page as HTML. The same report gives the same bytes."""
     sections = [drawn for section in report.sections if (drawn := _with_content(section))]
-    charts = [chart for section in sections for chart in ((section.hero,) if section.hero else ()) + section.charts]
+    charts = [chart for section in sections for chart in (section.hero, *section.charts) if chart]
     return render_page(
         "report.html.jinja",
         report=report,
@@ -111,19 +111,11 @@ def render_report(report: Report) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    title: str
-    about: str
-    hero: Chart | None
-    charts: tuple[Chart, ...]
-
-
-def _with_content(section: Section) -> _Drawn | None:
+def _with_content(section: Section) -> Section | None:
     """The section without what is empty; None if nothing is left."""
     hero = section.hero if section.hero and not section.hero.empty else None
-    charts = tuple(chart for chart in section.charts if not chart.empty)
-    return _Drawn(section.title, section.about, hero, charts) if hero or charts else None
+    charts = [chart for chart in section.charts if not chart.empty]
+    return replace(section, hero=hero, charts=charts) if hero or charts else None
 
 
 def measures(results: Results) -> list[tuple[str, list[tuple[Figure | None, Figure | None]]]]:

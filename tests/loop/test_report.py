@@ -1,7 +1,9 @@
 """report.html of real runs: what it takes from them, also where a run is short, cut off or supervised."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from toy_env import TOY
 
 import askesis
-from askesis.loop import RunFolder, load_recipe
+from askesis.loop import RunFolder, find_run, load_recipe
+from askesis.loop import run as loop_run
 from askesis.loop.report import difference, report_of, token_texts
 from askesis.loop.results import Alarm
 from askesis.rollout import TraceStore, wilson
@@ -119,7 +122,7 @@ def test_a_task_is_read_before_and_after_in_each_mode(run):
         before, after = story.episodes
         assert (before.title, after.title) == ("before", "after")
         assert before.trace.task.id == after.trace.task.id
-        assert "Of 8 held-out tasks" in story.why
+        assert "Of 8 held-out tasks, from before to after: " in story.why
         for episode in story.episodes:
             for node, pieces in zip(episode.trace.nodes, episode.pieces, strict=True):
                 assert "".join(pieces) == run.bundle.renderer.decode(node.token_ids)
@@ -162,6 +165,15 @@ def test_alarms_say_since_when(run):
     alarms = [replace(alarm, count=3), replace(alarm, count=2), replace(alarm, last=2)]
     whens = [notice.when for notice in run.report(alarms=alarms).notices]
     assert whens == ["steps 2 to 4", "2 of the steps 2 to 4", "step 2"]
+
+
+def test_a_page_that_cannot_be_written_costs_no_result(toy_recipe, monkeypatch):
+    monkeypatch.setattr(loop_run, "write_report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        askesis.train(toy_recipe, overrides=["run.steps=1", "eval.tasks=0"], display=False)
+    folder = find_run("latest", out=Path(toy_recipe["run"]["out"]))
+    assert folder.status()["state"] == "finished"
+    assert json.loads(folder.result.read_text())["steps"] == 1
 
 
 def test_commands_go_on_from_here(run):
