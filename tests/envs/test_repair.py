@@ -1,6 +1,7 @@
 """`repair` at its door: tasks, tools and a verifier that cannot be talked round."""
 
 import ast
+import asyncio
 import random
 
 import numpy as np
@@ -146,6 +147,51 @@ async def test_what_captures_a_verifier_elsewhere_is_not_paid_here(env, cheat):
     await state.sandbox.write("solution.py", ("\n".join(lines) + "\n").encode())
     rewards = {r.name: r.value for r in await env.verify(trace_of(task, SUBMITTED), state)}
     assert rewards["success"] == 0.0
+
+
+TAKEN_AWAY = {
+    "removed": "os.remove('solution.py')",
+    "folder": "os.remove('solution.py'), os.mkdir('solution.py')",
+    "link": "os.remove('solution.py'), os.symlink('/etc/passwd', 'solution.py')",
+    "bytes": "open('solution.py', 'wb').write(b'\\xff')",
+}
+
+
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+async def test_who_breaks_the_file_is_told_so_and_not_paid(env, how):
+    """Else a policy could turn a lost episode into one that the machinery seems to have spoilt."""
+    task = env.tasks("train", seed=2, limit=1)[0]
+    state = await env.setup(task)
+    tools = {tool.spec.name: tool for tool in env.tools(task, state)}
+    await tools["replace"]({"line": 2, "text": f"    import os; {TAKEN_AWAY[how]}"}, None)
+    await tools["run_tests"]({}, None)
+    for name, args in (("view", {}), ("replace", {"line": 1, "text": "x"})):
+        assert (await tools[name](args, None)).error or how == "bytes"
+    assert (await env.verify(trace_of(task, SUBMITTED), state))[0].value == 0.0
+
+
+async def test_the_first_edit_is_judged_by_what_it_changed(env):
+    task = next(t for t in env.tasks("train", seed=0, limit=50) if len(t.data["faults"]) == 1)
+    broken, right = task.data["source"].splitlines(), task.data["repaired"].splitlines()
+    fault = next(i for i, line in enumerate(broken) if line != right[i])
+    other = next(i for i in range(1, len(broken), 2) if i != fault)
+    wrong, cure = (other, "    return 0"), (fault, right[fault])
+    for before, after, cured in ((wrong, cure, 1.0), (cure, wrong, 0.0), (cure, (other, right[other] + " "), 0.0)):
+        state = await env.setup(task)
+        tools = {tool.spec.name: tool for tool in env.tools(task, state)}
+        await tools["replace"]({"line": before[0] + 1, "text": before[1]}, None)
+        await tools["run_tests"]({}, None)
+        await tools["replace"]({"line": after[0] + 1, "text": after[1]}, None)
+        rewards = {r.name: r.value for r in await env.verify(trace_of(task, SUBMITTED), state)}
+        assert rewards["first_edit"] == cured
+
+
+def test_an_environment_serves_one_event_loop_after_the_other():
+    env = Repair(workers=1)
+    task = env.tasks("train", seed=0, limit=1)[0]
+    for _ in range(2):
+        assert asyncio.run(play(env, task, env.oracle(task)))["success"] == 1.0
+    asyncio.run(env.close())
 
 
 async def test_only_a_submission_is_paid_and_the_sandbox_is_gone_before_the_verdict(env):

@@ -62,11 +62,11 @@ MAX_OUTPUT = 400  # characters of a tool's answer: a broken line can print a ver
 
 @dataclass(slots=True)
 class RepairState:
-    """One episode: its sandbox, and what was seen of it for the metrics. `submitted` is the file at the end."""
+    """One episode: its sandbox, and what was seen of it for the metrics. first_edit: the file before and after it."""
 
     sandbox: Sandbox
     tested: bool = False
-    first_edit: str | None = None
+    first_edit: tuple[str, str] | None = None
     edits: int = 0
     closed: bool = False
 
@@ -93,13 +93,25 @@ class _RunTests:
         return ToolResult(text=_cut(text) or f"FAIL tests exited with code {result.exit_code}")
 
 
+_GONE = ToolResult(text=f"no file {FILE}", error=True)
+
+
+async def _content(sandbox: Sandbox) -> str | None:
+    """The file's text; None where what the agent ran has taken it away: its own doing, and no fault of the tool's."""
+    try:
+        return (await sandbox.read(FILE)).decode(errors="replace")
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     state: RepairState
     spec: ToolSpec = field(default=SPECS["view"])
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
-        return ToolResult(text=numbered((await self.state.sandbox.read(FILE)).decode()))
+        content = await _content(self.state.sandbox)
+        return _GONE if content is None else ToolResult(text=numbered(content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,10 @@ class _Replace:
     spec: ToolSpec = field(default=SPECS["replace"])
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
-        lines = (await self.state.sandbox.read(FILE)).decode().splitlines()
+        before = await _content(self.state.sandbox)
+        if before is None:
+            return _GONE
+        lines = before.splitlines()
         line, text = int(args["line"]), str(args["text"])
         if not 1 <= line <= len(lines):
             return ToolResult(text=f"no line {line}: the file has {len(lines)} lines", error=True)
@@ -116,10 +131,13 @@ class _Replace:
             return ToolResult(text="text must be one line", error=True)
         lines[line - 1] = text
         content = "\n".join(lines) + "\n"
-        await self.state.sandbox.write(FILE, content.encode())
+        try:
+            await self.state.sandbox.write(FILE, content.encode())
+        except OSError as error:
+            return ToolResult(text=f"cannot write {FILE}: {error.strerror}", error=True)
         self.state.edits += 1
         if self.state.tested and self.state.first_edit is None:
-            self.state.first_edit = content
+            self.state.first_edit = (before, content)
         return ToolResult(text="done")
 
 
@@ -149,7 +167,7 @@ class Repair:
         kinds: Sequence[str] = programs.FAULTS,
         max_turns: int = 12,
         max_turn_tokens: int = 96,
-        workers: int = 2,
+        workers: int = 8,
     ) -> None:
         for kind in kinds:
             if kind not in programs.FAULTS:
@@ -166,6 +184,7 @@ class Repair:
         self._workers = workers
         self._pool: SandboxPool | None = None
         self._starting = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -208,6 +227,10 @@ class Repair:
     # -- episodes ------------------------------------------------------------------------------------------------
 
     async def _sandbox(self) -> Sandbox:
+        """A fresh one. A pool lives in one event loop; an environment may serve several, one after the other."""
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._loop, self._starting = loop, asyncio.Lock()
+            await self.close()
         async with self._starting:
             if self._pool is None:
                 pool = SandboxPool(
@@ -244,7 +267,7 @@ class Repair:
         state = _repair_state(state)
         try:
             submission = await state.sandbox.read(FILE)
-        except FileNotFoundError:
+        except OSError:  # gone, or a folder now, or a link out of the tree: nothing was submitted
             submission = b""
         await state.close()
         solved = trace.outcome.reason == "submitted" and await self._passes(trace.task, submission)
@@ -254,7 +277,7 @@ class Repair:
             Reward(name="faults", value=float(len(trace.task.data["faults"])), weight=0.0),
         ]
         if state.first_edit is not None:
-            cured = _cures_one(trace.task, state.first_edit)
+            cured = _cures_one(trace.task, *state.first_edit)
             rewards.append(Reward(name="first_edit", value=float(cured), weight=0.0))
         return rewards
 
@@ -320,21 +343,20 @@ def _same(line: str, want: list[Any]) -> bool:
         return False
 
 
-def _cures_one(task: Task, content: str) -> bool:
-    """Whether an edit turned at least one broken line into the reference, up to spelling that CPython ignores."""
-    before, after = task.data["source"].splitlines(), content.splitlines()
-    right = task.data["repaired"].splitlines()
-    if len(after) != len(right):
+def _cures_one(task: Task, before: str, after: str) -> bool:
+    """Whether an edit turned a broken line into the reference, up to spelling that CPython ignores."""
+    old, new, right = before.splitlines(), after.splitlines(), str(task.data["repaired"]).splitlines()
+    if not len(old) == len(new) == len(right):
         return False
-    changed = [i for i in range(len(right)) if before[i] != after[i]]
-    return bool(changed) and all(_parsed(after[i]) == _parsed(right[i]) is not None for i in changed)
+    changed = [i for i in range(len(right)) if old[i] != new[i]]
+    return bool(changed) and all(_parsed(old[i]) != _parsed(right[i]) == _parsed(new[i]) for i in changed)
 
 
 def _parsed(line: str) -> str | None:
+    """What CPython makes of one line of the file."""
+    text = line.strip()
     try:
-        return ast.dump(ast.parse(line.strip() + (" pass" if line.rstrip().endswith(":") else ""), mode="exec")
-                        if not line.strip().startswith("return")
-                        else ast.parse(line.strip().removeprefix("return"), mode="eval"))  # fmt: skip
+        return ast.dump(ast.parse(text + " pass" if text.endswith(":") else text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
