@@ -25,7 +25,9 @@ _INLINE = (2**20, 100)  # a tree of more bytes or files than this is read in a t
 
 
 class SandboxPool:
-    """size: programs that run at once. limits: of a run that brings none.
+    """size: programs that run at once; workers are started when they are first needed. Where the cores have other work
+    too, more workers than cores are faster: most of a call is then waiting for its turn. limits: of a run that brings
+    none.
 
     tree: bytes that a working tree may hold (default: four times the limit on one file). preload: modules of the
     standard library that a Python call finds imported; each makes every call a little dearer. programs: sources that
@@ -52,19 +54,16 @@ class SandboxPool:
         # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
         room = 2 * self._room + MOST_FILES * os.sysconf("SC_PAGE_SIZE")
         self._config = {"size": room, "inodes": 2 * MOST_FILES, "preload": [*preload], "programs": [*programs]}
-        self._slots: asyncio.Queue[Worker | None] = asyncio.Queue()
+        self._slots: asyncio.LifoQueue[Worker | None] = asyncio.LifoQueue()  # None: a worker that is yet to be started
         self._workers: set[Worker] = set()
         self._bwrap = ""
         self._open = False
 
     async def __aenter__(self) -> Self:
         self._bwrap = bubblewrap.find()
+        first = await self._start()
         self._open = True
-        started = await asyncio.gather(*(self._start() for _ in range(self._size)), return_exceptions=True)
-        for worker in started:
-            if isinstance(worker, BaseException):
-                await self.close()
-                raise worker
+        for worker in (*(None for _ in range(self._size - 1)), first):
             self._slots.put_nowait(worker)
         return self
 
@@ -90,7 +89,7 @@ class SandboxPool:
 
     @contextlib.asynccontextmanager
     async def _worker(self) -> AsyncIterator[Worker]:
-        """A worker, once it is our turn. One that died is replaced by the next that takes its turn."""
+        """A worker, once it is our turn: a warm one if there is any. One that died is replaced."""
         if not self._open:
             raise SandboxError("sandbox: the pool is closed")
         worker = await self._slots.get()
