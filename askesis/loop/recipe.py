@@ -196,6 +196,9 @@ class Demonstrations(Section):
     """Thinking modes and their shares."""
     options: dict[str, Any] = {}
     """Arguments of the demonstrator."""
+    observations: Amount = 0.0
+    """Weight of the tokens that the demonstrator did not say (prompts, tool results); its own have 1. A fresh model
+    learns from them to copy and to foresee; a model that can do that already needs none."""
     successes_only: bool = False
     """Leave demonstrations out that did not succeed."""
     keep: Natural = 200

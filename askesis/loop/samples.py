@@ -8,6 +8,7 @@ out; each of these is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,6 +61,13 @@ def trace_samples(trace: Trace, advantage: float, *, group: str) -> list[Sample]
     return samples
 
 
-def demonstration_samples(traces: Iterable[Trace]) -> list[Sample]:
-    """Demonstrated traces as samples of weight one."""
-    return [sample for trace in traces for sample in trace_samples(trace, 1.0, group=trace.group)]
+def demonstration_samples(traces: Iterable[Trace], *, observations: float = 0.0) -> list[Sample]:
+    """Demonstrated traces as samples: weight one on what the demonstrator said, `observations` on all else."""
+    samples = [sample for trace in traces for sample in trace_samples(trace, 1.0, group=trace.group)]
+    return [_observing(sample, observations) for sample in samples] if observations else samples
+
+
+def _observing(sample: Sample, weight: float) -> Sample:
+    """The sample with loss on every token. Forced tokens are not told apart: demonstrators are never cut short."""
+    weights = np.where(sample.mask, sample.advantages, weight).astype(np.float32)
+    return replace(sample, mask=np.ones_like(sample.mask), advantages=weights)

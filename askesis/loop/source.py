@@ -129,7 +129,7 @@ def demonstration_source(recipe: Recipe, roller: Roller, env: Env) -> Source:
             return "infrastructure"
         if shown.successes_only and not all(trace.success for trace in group.learnable):
             return "failed"
-        return demonstration_samples(group.learnable)
+        return demonstration_samples(group.learnable, observations=shown.observations)
 
     end = None if shown.episodes is None else shown.episodes * shown.epochs
     return Source(roller, prompts=prompts, specs=specs, teach=teach, per_step=shown.per_step, end=end)

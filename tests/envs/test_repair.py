@@ -115,7 +115,11 @@ async def test_tests_print_what_cpython_prints(env):
 
     first = params.partition("(")[2].partition(")")[0].split(", ")[0]
     said = await after(f"    return {first}s")
-    assert said == f"FAIL {name}\nline 2: NameError: name '{first}s' is not defined. Did you mean: '{first}'?"
+    wanted = f"NameError: name '{first}s' is not defined. Did you mean: '{first}'?"
+    assert said == f"FAIL {name}\n2 return {first}s\n{wanted}"
+    said = (await after("    return 'x'")).splitlines()
+    assert said[:2] == [f"FAIL {name}", "2 return 'x'"]
+    assert said[2].startswith(f"{name}(") and " is x, want " in said[2]
     assert "ZeroDivisionError: " in await after("    return 1 // 0")
     assert "SyntaxError" in await after("    return (")
     assert "wall limit" in await after("    while True: pass") or "cpu limit" in await after("    while True: pass")

@@ -9,31 +9,47 @@ VISIBLE_TESTS = r'''
 import io, json, sys
 
 def last_line(error):
-    """What CPython itself prints last for `error`, its suggestions included, and where in the file it arose."""
+    """What CPython itself prints last for `error`, its suggestions included."""
     stderr, sys.stderr = sys.stderr, io.StringIO()
     try:
         sys.__excepthook__(type(error), error, error.__traceback__)
-        text = sys.stderr.getvalue().strip().splitlines()[-1]
+        return sys.stderr.getvalue().strip().splitlines()[-1]
     finally:
         sys.stderr = stderr
+
+def raised(error):
+    """The line of the file in which `error` arose, None if it arose elsewhere."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "solution.py":
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"line {line}: {text}" if line else text
+    return line
+
+def last(function):
+    """The last line of a function of the file, None for anything else."""
+    code = getattr(function, "__code__", None)
+    if getattr(code, "co_filename", "") != "solution.py":
+        return None
+    return max(line for _, _, line in code.co_lines() if line)
+
+def report(name, source, line, *findings):
+    shown = source[line - 1 : line] if line else []
+    print("\n".join([f"FAIL {name}", *(f"{line} {text.strip()}" for text in shown), *findings]))
 
 def show(value):
     return repr(value) if not isinstance(value, str) else value
 
 def main():
-    tests = json.load(sys.stdin)
+    tests, source = json.load(sys.stdin), []
     try:
         with open("solution.py", encoding="utf-8") as file:
-            scope = {"__name__": "solution"}
-            exec(compile(file.read(), "solution.py", "exec"), scope)
+            text = file.read()
+        source = text.splitlines()
+        scope = {"__name__": "solution"}
+        exec(compile(text, "solution.py", "exec"), scope)
     except Exception as error:
-        print("FAIL import\n" + last_line(error))
+        report("import", source, raised(error), last_line(error))
         return
     for test in tests:
         lines, failed = [], False
@@ -43,12 +59,12 @@ def main():
             try:
                 got = scope[test["name"]](*arguments)
             except Exception as error:
-                print(f"FAIL {test['name']}\n{last_line(error)}")
+                report(test["name"], source, raised(error), last_line(error))
                 return
             failed = failed or got != want or type(got) is not type(want)
             lines.append(f"{call} is {show(got)}, want {show(want)}")
         if failed:
-            print(f"FAIL {test['name']}\n" + "\n".join(lines))
+            report(test["name"], source, last(scope[test["name"]]), *lines)
             return
     print(f"OK {len(tests)} pass")
 

@@ -153,7 +153,7 @@ class Demonstrator(Policy):
         if "NameError" in observed:
             wrong = observed.split("'")[1]
             return [f"{wrong} is not defined, it is {observed.split(chr(39))[-2]}."]
-        if not observed.splitlines()[1].startswith(name):  # another error: nothing to compute with
+        if not observed.splitlines()[-1].startswith(name):  # another error: nothing to compute with
             return [f"It must be {right}."]
         arguments, want = self._tests[name]["cases"][0]
         words = right.split(" ")
