@@ -96,7 +96,6 @@ class Database:
         connection = self._connection
         if not self.readonly:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         fresh = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -110,11 +109,12 @@ class Database:
             raise StoreError(f"{self.path} has schema {schema}, this version of Askesis reads {SCHEMA}")
 
     @contextmanager
-    def transaction(self, what: str) -> Iterator[sqlite3.Connection]:
-        """All or nothing."""
+    def transaction(self, what: str, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """All or nothing. A kill takes back nothing that ended; a power cut nothing up to the last `durable` one."""
         if self.readonly:
             raise StoreError(f"{self.path} is open read-only: cannot {what}")
         with self._errors(what):
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

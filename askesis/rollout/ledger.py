@@ -77,7 +77,7 @@ class Ledger:
         """
         fates = [(group, TRAINED) for group in trained] + list((dropped or {}).items())
         lineage = self._database.lineage
-        with self._database.transaction(f"commit step {step}") as connection:
+        with self._database.transaction(f"commit step {step}", durable=checkpoint is not None) as connection:
             changed = connection.execute(
                 "UPDATE steps SET version = ?, checkpoint = ? WHERE lineage = ? AND step = ? AND version IS NULL",
                 (version, checkpoint, lineage, step),
@@ -89,11 +89,11 @@ class Ledger:
             )
 
     def mark_checkpoint(self, step: int, checkpoint: str) -> None:
-        """Enter that the last committed step, which had no checkpoint, has one now: an interrupted run writes it late."""
+        """Enter that the last committed step, which had no checkpoint, has one now: what an interrupted run does."""
         last = self.last_step()
         if last is None or last.step != step or last.checkpoint is not None:
-            raise StoreError(f"cannot enter checkpoint {checkpoint!r} for step {step}: the last committed one is {last}")
-        with self._database.transaction(f"enter the checkpoint of step {step}") as connection:
+            raise StoreError(f"cannot enter checkpoint {checkpoint!r} for step {step}: last committed was {last}")
+        with self._database.transaction(f"enter the checkpoint of step {step}", durable=True) as connection:
             changed = connection.execute(
                 f"UPDATE steps SET checkpoint = ? WHERE step = ? AND version IS NOT NULL AND {live('steps')}",
                 (checkpoint, step),

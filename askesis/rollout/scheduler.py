@@ -180,6 +180,8 @@ class Roller:
             if final:
                 break
             spec = replace(spec, attempt=spec.attempt + 1)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                task.cancel()  # it came while the last attempt was closing, which nothing may interrupt
         roll.finals[index] = trace
         group.missing.discard(index)
         if not group.missing:

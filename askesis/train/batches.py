@@ -14,7 +14,6 @@ from torch import Tensor
 
 from askesis.types import Sample
 
-
 _PADDED = 1.06  # how much longer padding makes a part, as a rule
 
 

@@ -76,13 +76,13 @@ class Trainer:
         figures: defaultdict[str, float] = defaultdict(float)
         gaps: list[float] = []
         learned = tokens = 0
-        for number, hand in enumerate(deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps)):
+        for hand in deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps):
             batch = minibatch(hand, self._batch_tokens, self._device, threads=self._threads)
             if not batch.tokens:
                 continue
-            learned, tokens = learned + 1, tokens + batch.tokens
-            for name, value in self._gradient(batch, gaps if number == 0 else None).items():
+            for name, value in self._gradient(batch, None if learned else gaps).items():
                 figures[name] += value
+            learned, tokens = learned + 1, tokens + batch.tokens
             norm = self._clip()
             figures["grad_norm"] += norm
             if math.isfinite(norm):

@@ -146,6 +146,30 @@ def test_leaving_early_cancels_what_flies():
     assert all(state.closed for state in env.states)
 
 
+def test_a_shutdown_while_an_attempt_closes_plays_no_further_one():
+    class Slow(ToyEnv):
+        async def verify(self, trace, state):
+            state.close = self.dawdle
+            raise VerifierError("planned")
+
+        async def dawdle(self):
+            await asyncio.sleep(5)
+
+    seen = []
+    engine = ScriptedEngine(line(SUBMIT), seconds=1.0)
+
+    async def main():
+        roller = Roller(engine, RENDERER, Slow(), SoloAgent(), retries=9, on_trace=seen.append)
+        asyncio.get_running_loop().call_later(3, lambda: asyncio.ensure_future(roller.shutdown()))
+        await roller.run(specs_of(1, size=1))
+        return roller.progress, asyncio.get_running_loop().time()
+
+    progress, ended = in_virtual_time(main)
+    assert [trace.outcome.by for trace in seen] == ["verifier", "cancelled"]
+    assert (progress.started, progress.retried, progress.cancelled) == (1, 1, 1)
+    assert ended < 7
+
+
 def test_groups_carry_the_versions_they_were_sampled_under():
     engine = ScriptedEngine(lambda turn, request: says("", call("wait", seconds=1)) if turn == 0 else SUBMIT)
 

@@ -243,6 +243,14 @@ def test_a_clean_run_and_a_rewound_one(tmp_path):
             store.ledger.rewind(3)
 
 
+def test_a_step_that_names_a_checkpoint_outlives_a_power_cut(tmp_path):
+    """What prunes the checkpoint before it relies on that: SQLite must have written it out (synchronous 2, FULL)."""
+    with TraceStore(tmp_path / "traces.db") as store:
+        for checkpoint in (True, False, True):
+            step_of(store, len(store.ledger.steps()) + 1, checkpoint=checkpoint)
+            assert store._database.all("PRAGMA synchronous") == [(2 if checkpoint else 1,)]
+
+
 def test_what_contradicts_the_ledger_is_refused_or_found(tmp_path):
     def check(name, *actions):
         with TraceStore(tmp_path / f"{name}.db") as store:

@@ -212,6 +212,10 @@ def test_samples_without_loss_are_no_step():
         policy_versions=np.zeros(5, dtype=np.int32),
     )
     assert trainer(small_model()).step([empty]) == {}
+    others = some_samples(groups=1, size=1)
+    for seed in range(4):  # whichever minibatch it is dealt into
+        figures = trainer(small_model(), loss=DAPO, minibatches=2, seed=seed).step([empty, *others])
+        assert figures["updates"] == 1.0 and figures["logprob_gap"] > 0
 
 
 def test_a_mixture_of_experts_learns_too():
