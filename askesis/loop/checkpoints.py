@@ -112,14 +112,19 @@ def write_checkpoint(
 
 
 def _sync(folder: Path) -> None:
-    """Have the kernel write the files out: after the rename the name must not stand for less than it says."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    """Have the kernel write it all out: after the rename the name must not stand for less than it says."""
+    for path in (*folder.rglob("*"), folder):
+        _write_out(path)
+
+
+def _write_out(path: Path) -> None:
+    """A file's content, or a folder's names, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _write_out(run.checkpoints)
 
 
 def read_position(folder: Path) -> Position:
