@@ -164,7 +164,12 @@ async def _sit(
 
 
 def _modes(thinking: Which, budget: int | None) -> tuple[Thinking, ...]:
+    """Raises `ConfigError` for what is no mode, and for a budget that nothing would keep to."""
+    if budget is not None and (thinking is False or isinstance(thinking, Thinking)):
+        raise ConfigError(f"evaluate: budget={budget} has no use with thinking={thinking}: no turn would keep to it")
     if isinstance(thinking, Thinking):
         return (thinking,)
-    wanted = (True, False) if thinking == "both" else (bool(thinking),)
+    if not isinstance(thinking, bool) and thinking != "both":
+        raise ConfigError(f"evaluate: thinking={thinking!r}, expected True, False, 'both' or a Thinking")
+    wanted = (True, False) if thinking == "both" else (thinking,)
     return tuple(Thinking(enabled=enabled, budget=budget if enabled else None) for enabled in wanted)

@@ -18,6 +18,11 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def _demand(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
 class Section(BaseModel):
     """A table of a recipe: strict types, no unknown keys, immutable."""
 
@@ -121,6 +126,11 @@ class Mode(Section):
     """Share of the tasks, in proportion to the other modes'."""
     budget: Natural | None = None
     """Most tokens a turn may think; unset: no bound."""
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Mode:
+        _demand(self.thinking or self.budget is None, f"budget = {self.budget} has no use where thinking = false")
+        return self
 
 
 class LimitOverrides(Section):
@@ -318,8 +328,3 @@ class Recipe(Section):
             _demand(heads % groups == 0, f"model.init: {groups} key and value heads do not divide {heads} heads")
             _demand(model.init.head_dim % 2 == 0, f"model.init.head_dim is {model.init.head_dim}, expected even")
         return self
-
-
-def _demand(condition: object, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

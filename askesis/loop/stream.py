@@ -37,7 +37,7 @@ def derived_seed(*parts: object) -> int:
 
 def thinking_of(mode: Mode) -> Thinking:
     """The mode as a value that travels."""
-    return Thinking(enabled=mode.thinking, budget=mode.budget if mode.thinking else None)
+    return Thinking(enabled=mode.thinking, budget=mode.budget)
 
 
 def limited(task: Task, overrides: LimitOverrides) -> Task:
