@@ -131,7 +131,7 @@ def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int]) -> 
     command += ["--proc", "/proc", "--dir", "/dev", "--dir", "/home", "--dir", "/var"]
     for name in _DEVICES:
         command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    links = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/shm", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
+    links = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/tmp", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
     links |= {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
     for link, target in links.items():
         command += ["--symlink", target, link]

@@ -30,7 +30,6 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType
     from typing import Any, NoReturn
 
 BOOT = "import sys; [*map(__import__, sys.argv[1].split(','))]; exec(compile(sys.argv[2], '<string>', 'exec'))"
@@ -43,7 +42,9 @@ EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED = range(6)
 OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryError` says so
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
+SETUP_S = 10.0  # in which a child must become the program: time that the machine takes, not the program
 CHUNK = 2**16
+COMPILED = ("<string>", "exec", 0, True)  # a program as a file name, in no dialect of ours
 ANY_CHILD = 0x40000000  # __WALL: wait for children of every make
 RESERVED = 1  # processes that the user has in here beside the run's: the warden
 PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
@@ -154,6 +155,7 @@ def limit(cpu_s: float, memory: int, processes: int, file_size: int) -> None:
         (resource.RLIMIT_NOFILE, 256),
         (resource.RLIMIT_CORE, 1),  # unlike 0, it also spares the host's crash handler
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
     ):
         resource.setrlimit(what, (bound, bound))
 
@@ -183,7 +185,8 @@ def interpret(source: str | int, argv: list[str]) -> NoReturn:
     gc.enable()
     code = 0
     try:
-        exec(SHARED["programs"][source] if isinstance(source, int) else compiled(source), module.__dict__)
+        program = SHARED["programs"][source] if isinstance(source, int) else compile(source, *COMPILED)
+        exec(program, module.__dict__)
     except BaseException as error:
         code = failed(error)
     code = finish() or code
@@ -191,11 +194,6 @@ def interpret(source: str | int, argv: list[str]) -> NoReturn:
         _signal.signal(-code, _signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
-
-
-def compiled(source: str) -> CodeType:
-    """The code of a program."""
-    return compile(source, "<string>", "exec", dont_inherit=True)
 
 
 def failed(error: BaseException) -> int:
@@ -302,17 +300,24 @@ def reaped_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def supervise(child: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream]) -> tuple[int, int, float]:
-    """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds."""
+def supervise(
+    child: int, payload: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream]
+) -> tuple[int, int, float]:
+    """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds.
+
+    The wall limit counts from the first look that finds the payload empty: the program has begun.
+    """
     _, wall_s, cpu_s, memory, *_ = request
     started, before_s = time.monotonic(), reaped_s()
-    deadline, tick, ended, status = started + wall_s, started + TICK_S, EXIT, None
+    deadline, tick, ended, status, begun = started + SETUP_S, started + TICK_S, EXIT, None, False
     poll, streams = select.poll(), {stream.pipe: stream for stream in outputs}
     watched = os.pidfd_open(child)
     for file in (watched, *streams):
         poll.register(file, select.POLLIN)
     while True:
         now = time.monotonic()
+        if not begun and not os.fstat(payload).st_size:
+            begun, deadline = True, now + wall_s
         if now >= deadline:
             ended = WALL
             break
@@ -402,7 +407,7 @@ def serve(control: Any, home: int) -> bool:
         enter(request, payload, stdin, (outputs[0].end, outputs[1].end))
     for stream in outputs:
         os.close(stream.end)
-    ended, status, wall_s = supervise(child, request, outputs)
+    ended, status, wall_s = supervise(child, payload, request, outputs)
     if os.fstat(payload).st_size:
         ended = UNSTARTED
     truncated = outputs[0].truncated or outputs[1].truncated
@@ -461,7 +466,7 @@ def main() -> None:
     SHARED["sink"] = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     os.close(fresh(0, 0))  # no bounds: a stream's file has its own, and no program sees this one once it is covered
     SHARED["shelf"] = os.open(HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    SHARED["programs"] = [compiled(source) for source in config["programs"]]
+    SHARED["programs"] = [compile(source, *COMPILED) for source in config["programs"]]
     SHARED["filters"] = [loaded(code) for code in config["filters"]]
     install(loaded(config["filter"]))
     control = _socket.socket(fileno=config["control"])

@@ -24,7 +24,7 @@ from askesis.sandbox.tree import Row
 from askesis.types import RunLimits, SandboxError
 
 START_S = 30.0  # a worker that is not ready by then will not be
-GRACE_S = 10.0  # what a run may take beyond its wall limit: to unpack, to die, to answer
+GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its wall limit: to begin, to die, to answer
 Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
 _ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
