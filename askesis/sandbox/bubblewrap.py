@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -48,10 +49,11 @@ def find() -> str:
     """The path of `bwrap`. Raises `SandboxError` that says what to run."""
     if sys.platform != "linux":
         raise SandboxError(f"sandbox: it needs Linux (namespaces, bubblewrap); this is {sys.platform}")
-    if (release := tuple(int("0" + part.partition("-")[0]) for part in os.uname().release.split(".")[:2])) < (5, 14):
+    release = os.uname().release
+    if (found := re.match(r"(\d+)\.(\d+)", release)) and (int(found[1]), int(found[2])) < (5, 14):
         raise SandboxError(
-            f"sandbox: it needs Linux 5.14 or newer, got {'.'.join(map(str, release))}: before that, the kernel counts "
-            "a user's processes over all sandboxes, and one fork bomb would hurt the others"
+            f"sandbox: it needs Linux 5.14 or newer, got {release}: before that, the kernel counts a user's processes "
+            "over all sandboxes, and one fork bomb would hurt the others"
         )
     path = shutil.which("bwrap")
     if path is None:

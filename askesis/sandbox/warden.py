@@ -10,7 +10,7 @@ payload is a descriptor that the child reads, output is spliced from pipe to fil
 """
 
 # Every page of this process is mapped again for every run, and copied once touched: few imports, and plain `os`.
-# ruff: noqa: PTH101, PTH102, PTH208, PTH211, SIM105, SIM115
+# ruff: noqa: PTH101, PTH102, PTH123, PTH208, PTH211, SIM105, SIM115
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-BOOT = "import sys; [*map(__import__, sys.argv[1].split(','))]; exec(compile(sys.argv[2], '<string>', 'exec'))"
+# Modules first: what lies close together in memory lies in the same pages. Source and configuration are descriptors.
+BOOT = "import sys\n[*map(__import__, sys.argv[1].split(','))]\nwith open(int(sys.argv[2])) as file: exec(file.read())"
 NEEDED = "_signal _socket atexit ctypes gc json marshal os resource select struct time".split()
 READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
@@ -457,7 +458,8 @@ def streams() -> None:
 
 def main() -> None:
     """Say that the worker is ready, then serve until the host closes the socket."""
-    config = json.loads(sys.argv[3])
+    with open(int(sys.argv[3])) as file:
+        config = json.load(file)
     os.environ.pop("PWD", None)  # bubblewrap's own
     ordinary(config["user"])
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 ignores what it does not handle
@@ -472,6 +474,8 @@ def main() -> None:
     control = _socket.socket(fileno=config["control"])
     home = fresh(size, inodes)
     gc.collect()
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # what is not there need not be mapped again for every run
     gc.freeze()
     gc.disable()
     control.send(READY)

@@ -23,7 +23,7 @@ from askesis.sandbox import bubblewrap, seccomp, warden
 from askesis.sandbox.tree import Row
 from askesis.types import RunLimits, SandboxError
 
-START_S = 30.0  # a worker that is not ready by then will not be
+START_S = 60.0  # a worker that is not ready by then will not be
 GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its wall limit: to begin, to die, to answer
 Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
 _ENDS: dict[int, Ended] = {
@@ -93,7 +93,6 @@ class Worker:
     def _spawn(cls, bwrap: str, gate: int, config: Mapping[str, Any]) -> Worker:
         """Start the process. It dies with the thread that starts it, so that is the event loop's own."""
         filters = seccomp.filters()
-        source = Path(warden.__file__).read_text(encoding="utf-8")
         with contextlib.ExitStack() as on_error, contextlib.ExitStack() as always:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
@@ -104,21 +103,21 @@ class Worker:
             always.callback(os.close, info_end)
             log = os.memfd_create("askesis-worker")
             on_error.callback(os.close, log)
-            texts = {path: _memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
-            for file in texts.values():
-                always.callback(os.close, file)
             given = {**config, "control": theirs.fileno(), "user": bubblewrap.USER, "filter": filters.every.hex()}
             given["filters"] = [filters.python.hex(), filters.run.hex()]
+            texts = {path: _memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
+            mail = [_memory(Path(warden.__file__).read_bytes()), _memory(json.dumps(given).encode())]
+            for file in (*texts.values(), *mail):
+                always.callback(os.close, file)
             command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts)
             command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", warden.BOOT]
-            # modules first: what lies close together in memory is close together in pages
-            command += [",".join((*warden.NEEDED, *config["preload"])), source, json.dumps(given)]
+            command += [",".join((*warden.NEEDED, *config["preload"])), *map(str, mail)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs.fileno(), info_end, gate, *texts.values()),
+                pass_fds=(theirs.fileno(), info_end, gate, *texts.values(), *mail),
             )
             on_error.pop_all()
             return cls(process, ours, log, info)
