@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Self, TypeVar
 
 from askesis.sandbox import bubblewrap, warden
 from askesis.sandbox.tree import Tree
-from askesis.sandbox.worker import Worker
+from askesis.sandbox.worker import Answer, Worker, memory, packed
 from askesis.types import ConfigError, RunLimits, RunResult, Sandbox, SandboxError
 
 MOST_FILES = 4096  # files, folders and symlinks of a tree
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
 PRELOAD = ("collections", "functools", "io", "itertools", "json", "math", "random", "re", "string")
-_INLINE = (2**20, 100)  # a tree of more bytes or files than this is read in a thread
+_INLINE = (2**20, 100)  # bytes and files of a tree; a larger one is packed and read in a thread
+T = TypeVar("T")
 
 
 class SandboxPool:
@@ -61,8 +62,12 @@ class SandboxPool:
 
     async def __aenter__(self) -> Self:
         self._bwrap = bubblewrap.find()
-        first = await self._start()
         self._open = True
+        try:
+            first = await self._start()
+        except BaseException:
+            self._open = False
+            raise
         for worker in (*(None for _ in range(self._size - 1)), first):
             self._slots.put_nowait(worker)
         return self
@@ -85,6 +90,9 @@ class SandboxPool:
     async def _start(self) -> Worker:
         worker = await Worker.start(self._bwrap, self._config)
         self._workers.add(worker)
+        if not self._open:
+            await self.close()
+            raise SandboxError("sandbox: the pool was closed while a worker started")
         return worker
 
     @contextlib.asynccontextmanager
@@ -154,22 +162,13 @@ class _Sandbox:
             _check(limits)
         async with self._turn:
             self._check_open()
-            async with self._pool._worker() as worker:
-                self._check_open()
-                self._worker = worker
-                try:
-                    answer = await worker.call(mode, code, argv, stdin, self._tree.rows(), limits or self._limits)
-                except SandboxError:
-                    self._check_open()  # we killed it ourselves
-                    raise
-                except OSError as error:
-                    raise SandboxError(f"sandbox: a call could not be made: {error}") from error
-                finally:
-                    self._worker = None
             try:
+                async with self._pool._worker() as worker:
+                    self._check_open()
+                    answer = await self._answer(worker, mode, (code, argv), stdin, limits or self._limits)
                 lost = await self._collect(answer.tree)
             except OSError as error:
-                raise SandboxError(f"sandbox: the tree of a run could not be read: {error}") from error
+                raise SandboxError(f"sandbox: a call could not be made: {error}") from error
             self._check_open()
         stderr = answer.stderr.decode("utf-8", "replace")
         if lost:
@@ -183,8 +182,24 @@ class _Sandbox:
             wall_s=answer.wall_s,
         )
 
+    async def _answer(
+        self, worker: Worker, mode: int, program: tuple[str | int, Sequence[str]], stdin: bytes, limits: RunLimits
+    ) -> Answer:
+        """Give a worker our tree and a program."""
+        rows, size = self._tree.rows(), self._tree.size
+        payload = await _aside(lambda: packed(*program, rows), size, os.close)
+        self._check_open()
+        self._worker = worker
+        try:
+            return await worker.call(mode, payload, memory(stdin), limits)
+        except SandboxError:
+            self._check_open()  # we killed it ourselves
+            raise
+        finally:
+            self._worker = None
+
     async def _collect(self, folder: int) -> list[str]:
-        """Take over the tree that a run left; a large one in a thread. Closes `folder`."""
+        """Take over the tree that a run left, and close `folder`; the paths that were not kept."""
 
         def work() -> tuple[Tree, list[str]]:
             try:
@@ -193,16 +208,28 @@ class _Sandbox:
                 os.close(folder)
 
         tree, found = self._tree, os.fstatvfs(folder)
-        size = (found.f_blocks - found.f_bfree) * found.f_frsize
-        if size <= _INLINE[0] and found.f_files - found.f_ffree <= _INLINE[1]:
-            self._tree, lost = work()
-        else:  # shielded, because the thread goes on when we are cancelled, and closes the folder
-            self._tree, lost = await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
+        size = (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
+        self._tree, lost = await _aside(work, size)
         return lost
 
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxError("sandbox: it is closed")
+
+
+async def _aside(work: Callable[[], T], size: tuple[int, int], undo: Callable[[T], object] = lambda _: None) -> T:
+    """What `work` returns. size: bytes and files that it moves: with many, it works in a thread, and we go on.
+
+    A cancellation does not wait for the thread, so `undo` frees what comes of it.
+    """
+    if size[0] <= _INLINE[0] and size[1] <= _INLINE[1]:
+        return work()
+    working = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        working.add_done_callback(lambda done: done.exception() or undo(done.result()))
+        raise
 
 
 def _check(limits: RunLimits) -> None:

@@ -67,6 +67,11 @@ class Tree:
         self._entries[place] = Entry("file", entry.mode if entry is not None else 0o644, now, bytes(data))
         self._size = size
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Bytes of all contents, and entries."""
+        return self._size, len(self._entries)
+
     def rows(self) -> list[Row]:
         """Everything, folders before what is in them."""
         return [(path, e.kind, e.mode, e.mtime, e.data) for path, e in sorted(self._entries.items())]
@@ -120,7 +125,7 @@ class Tree:
         while folders:
             above = folders.pop()
             with _Opened(above or ".", os.O_DIRECTORY, folder) as opened:
-                names = sorted(os.listdir(opened))  # noqa: PTH208
+                names = _names(opened)
             for name in names:
                 path = f"{above}/{name}" if above else name
                 entry = tree._found(path, folder, self._entries.get(path))
@@ -166,6 +171,14 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
+
+
+def _names(folder: int) -> list[str]:
+    """What is in an open folder; nothing, if the program removed the folder itself."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
 
 
 def _above(path: str) -> list[str]:

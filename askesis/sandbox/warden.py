@@ -241,10 +241,10 @@ class Stream:
         self.pipe, self.end = os.pipe2(os.O_CLOEXEC)
         self.file = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=SHARED["shelf"])
         self.room = cap
-        self.truncated = False
+        self.truncated = self.over = False
 
     def pump(self) -> bool:
-        """Move what is there, without reading it; False at the end of the pipe or when nothing is there."""
+        """Move what is there, without reading it; False where nothing is, and `over` where nothing more will be."""
         try:
             if self.room:
                 moved = os.splice(self.pipe, self.file, min(self.room, CHUNK), flags=2)  # SPLICE_F_NONBLOCK
@@ -252,9 +252,12 @@ class Stream:
             else:
                 moved = os.splice(self.pipe, SHARED["sink"], CHUNK, flags=2)
                 self.truncated = self.truncated or moved > 0
+            self.over = moved == 0
         except BlockingIOError:
             return False
-        return moved > 0
+        except OSError:  # whatever a program put into its pipe that cannot be moved: the end of it, and not of us
+            self.truncated = self.over = True
+        return not self.over
 
 
 def usage(memory: int) -> tuple[float, int]:
@@ -331,11 +334,11 @@ def supervise(
             tick = time.monotonic() + TICK_S
         # what the program left behind has no descriptor to wait for
         wait_s = min(deadline, tick) - now if status is None else 0.002
-        for file, event in poll.poll(int(1000 * wait_s) + 1):
+        for file, _ in poll.poll(int(1000 * wait_s) + 1):
             if file == watched:
                 poll.unregister(watched)
                 status, _ = reap(child, status)
-            elif not (event & select.POLLIN and streams[file].pump()) and event & select.POLLHUP:
+            elif not streams[file].pump() and streams[file].over:
                 poll.unregister(file)
         if status is not None:
             status, alone = reap(child, status)
@@ -461,6 +464,8 @@ def main() -> None:
     with open(int(sys.argv[3])) as file:
         config = json.load(file)
     os.environ.pop("PWD", None)  # bubblewrap's own
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")  # where memory runs out, a program in a sandbox goes first
     ordinary(config["user"])
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 ignores what it does not handle
     streams()

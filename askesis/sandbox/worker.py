@@ -105,8 +105,8 @@ class Worker:
             on_error.callback(os.close, log)
             given = {**config, "control": theirs.fileno(), "user": bubblewrap.USER, "filter": filters.every.hex()}
             given["filters"] = [filters.python.hex(), filters.run.hex()]
-            texts = {path: _memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
-            mail = [_memory(Path(warden.__file__).read_bytes()), _memory(json.dumps(given).encode())]
+            texts = {path: memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
+            mail = [memory(Path(warden.__file__).read_bytes()), memory(json.dumps(given).encode())]
             for file in (*texts.values(), *mail):
                 always.callback(os.close, file)
             command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts)
@@ -141,20 +141,17 @@ class Worker:
                 Path(f"/proc/{pid}/{kind}_map").write_text(f"0 0 1\n{bubblewrap.USER} {bubblewrap.NOBODY} 1\n")
             os.write(gate, b"1")
 
-    async def call(
-        self, mode: int, code: str | int, argv: Sequence[str], stdin: bytes, rows: list[Row], limits: RunLimits
-    ) -> Answer:
-        """Run one program in a tree of `rows`. code: source, or the number of one of `programs`.
+    async def call(self, mode: int, payload: int, stdin: int, limits: RunLimits) -> Answer:
+        """Run one program. payload: what `packed` made; stdin: what the program reads; both are closed.
 
         Raises `SandboxError`, and is dead after that or a cancellation.
         """
         request = warden.REQUEST.pack(
             *(mode, limits.wall_s, limits.cpu_s, limits.memory, limits.processes, limits.file_size, limits.output)
         )
-        files = (_memory(marshal.dumps((code, list(argv), rows))), _memory(stdin))
         try:
             answer = self._next()
-            socket.send_fds(self._control, [request], files)
+            socket.send_fds(self._control, [request], [payload, stdin])
             async with asyncio.timeout(limits.wall_s + GRACE_S):
                 message, answered = await answer
         except BaseException as error:
@@ -165,7 +162,7 @@ class Worker:
                 raise SandboxError(f"sandbox: a worker died during a call. {said or error}") from error
             raise
         finally:
-            _close(files)
+            _close([payload, stdin])
         self._waiting = None
         return _answer(message, answered)
 
@@ -258,7 +255,12 @@ def _answer(message: bytes, files: list[int]) -> Answer:
     return answer
 
 
-def _memory(content: bytes) -> int:
+def packed(code: str | int, argv: Sequence[str], rows: list[Row]) -> int:
+    """A program and its tree as the warden's child reads them. code: source, or the number of one of `programs`."""
+    return memory(marshal.dumps((code, list(argv), rows)))
+
+
+def memory(content: bytes) -> int:
     """A descriptor from which `content` can be read."""
     file = os.memfd_create("askesis")
     rest = memoryview(content)

@@ -1,5 +1,7 @@
 """A working tree: programs find what was written, what they leave is what is read, and nothing else is either."""
 
+import asyncio
+
 import pytest
 import pytest_asyncio
 
@@ -178,6 +180,31 @@ except OSError: pass
     assert (await sandbox.run(["sh", "-c", "stat -c %a unreadable closed; ls -d zeros*"])).stdout.startswith(
         "0\n0\nzeros\n"
     )
+
+
+async def test_a_tree_that_is_taken_away_is_empty(sandbox):
+    await sandbox.write("file", b"x")
+    code = "import os; os.remove('file'); os.rmdir('/home/agent'); print(os.path.exists('/home/agent'))"
+    result = await sandbox.python(code)
+    assert (result.ended, result.stdout) == ("exit", "False\n")
+    with pytest.raises(FileNotFoundError):
+        await sandbox.read("file")
+    assert (await sandbox.run(["pwd"])).stdout == "/home/agent\n"
+
+
+async def test_a_large_tree_comes_and_goes(sandbox):
+    for number in range(4):
+        await sandbox.write(f"f{number}", EVERY_BYTE * (2**11 + 2**10))
+    code = "import os\nos.rename('f0', 'g')\nfor i in range(300): open(f'small{i}', 'w').write(str(i))"
+    assert (await sandbox.python(code)).stderr == ""
+    assert await sandbox.read("g") == EVERY_BYTE * (2**11 + 2**10)
+    assert await sandbox.read("small299") == b"299"
+    for wait in (0, 0.001, 0.01, 0.05):  # given up while it is packed, run or read
+        call = asyncio.create_task(sandbox.python("open('never', 'w')"))
+        await asyncio.sleep(wait)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    assert (await sandbox.run(["sh", "-c", "ls | wc -l"])).stdout in ("304\n", "305\n")
 
 
 async def test_a_closed_sandbox_is_closed(pool):

@@ -91,7 +91,7 @@ ENDS = {
     ),
     "kills_itself": ("import os; os.kill(os.getpid(), 9)", {}, "killed", -9),
     "forks": (FORKS, {}, "exit", 0),
-    "starts_threads": (THREADS, {}, "exit", 0),
+    "starts_threads": (THREADS, {"memory": 1024 * MIB}, "exit", 0),
 }
 
 
@@ -146,6 +146,20 @@ async def test_output_is_cut_and_the_program_goes_on(pool):
     assert len(result.stdout) == LIMITS.output and result.stderr == "end"
     exact = await run(pool, f"import sys; sys.stdout.write('x' * {LIMITS.output})")
     assert len(exact.stdout) == LIMITS.output and not exact.truncated
+
+
+async def test_output_may_come_from_anywhere(pool):
+    code = """
+import os
+file = os.open("file", os.O_RDWR | os.O_CREAT)
+os.write(file, b"x" * 3000)
+os.sendfile(1, file, 0, 1000)
+os.ftruncate(file, 0)
+os.splice(os.open("/dev/zero", 0), 1, 100)
+os.close(2); os.close(1)
+"""
+    result = await run(pool, code)
+    assert result.ended == "exit" and len(result.stdout) in (1000, 1100), result
 
 
 FLOODS = {
