@@ -6,8 +6,10 @@ A run's checkpoint is a Hugging Face folder (weights, configuration, tokenizer: 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PACKAGED = {"askesis-tiny": RECIPES / "tiny"}
 _POSITION = "position.json"
 _TRAINER = "trainer"
+_TIME = re.compile(r"-\d{8}-\d{6}(-\d+)?")  # as `RunFolder.create` writes it
 
 
 class Resumable(Protocol):
@@ -47,9 +50,12 @@ class Position:
 def resolve(name: str | Path) -> Path:
     """The folder of a checkpoint: `askesis-tiny`, a Hugging Face folder, or a run's folder (its newest one).
 
+    A run's folder may be named without the time at its end: `runs/repair` is the newest `runs/repair-<time>` there is.
     Raises `CheckpointError` saying what was looked for.
     """
     path = Path(name)
+    if not path.exists() and str(name) not in PACKAGED:
+        path = max(_runs_called(path), key=lambda run: run.name, default=path)
     if str(name) in PACKAGED and not path.exists():
         packaged = PACKAGED[str(name)]
         if not (packaged / "config.json").is_file():
@@ -71,6 +77,12 @@ def resolve(name: str | Path) -> Path:
         f"no checkpoint {str(name)!r}{nearest(str(name), PACKAGED)}: expected {', '.join(PACKAGED)}, a local folder in "
         f"the Hugging Face layout, or a run's folder (looked in {Path.cwd()})"
     )
+
+
+def _runs_called(path: Path) -> list[Path]:
+    """The runs with a checkpoint whose folders are `path` and a time."""
+    found = path.parent.glob(f"{glob.escape(path.name)}-*") if path.name else ()
+    return [run for run in found if _TIME.fullmatch(run.name[len(path.name) :]) and written(RunFolder(run))]
 
 
 def _content(path: Path) -> str:
@@ -108,6 +120,7 @@ def write_checkpoint(
     if final.exists():  # of an abandoned lineage
         _discard(final)
     scratch.rename(final)
+    _write_out(run.checkpoints)
     return name
 
 
@@ -124,7 +137,6 @@ def _write_out(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    _write_out(run.checkpoints)
 
 
 def read_position(folder: Path) -> Position:

@@ -129,7 +129,7 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
     """What was learned, and what the machine did.
 
     `step 12 · reward 0.713 · success think 62%, no_think 71% · 24 thinking tokens` and
-    `8,125 tokens/s · tools 3.2 s · 4:05 left`; where nothing is sampled the loss stands for reward and success.
+    `8,125 tokens/s · tools 0.21 s an episode · 4:05 left`. Where nothing is sampled the loss takes the place of both.
     """
     learned = [f"step {record.step}"]
     if record.sampled_tokens:
@@ -140,7 +140,8 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
             learned.append(f"{_number(sum(thinking) / len(thinking), 0)} thinking tokens")
     elif "loss" in record.trainer:
         learned.append(f"loss {record.trainer['loss']:.3f}")
-    did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {record.tool_s:.1f} s", left]
+    tools = record.tool_s / max(record.episodes, 1)  # episodes overlap: their sum would be longer than the step
+    did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {tools:.2f} s an episode", left]
     return " · ".join(learned), " · ".join(part for part in did if part)
 
 

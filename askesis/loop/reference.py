@@ -48,7 +48,7 @@ def _row(name: str, field: FieldInfo) -> str | None:
     below = section_of(field.annotation)
     if below is not None and not _is_list(field.annotation):
         return None
-    meaning = field.description or ""
+    meaning = " ".join((field.description or "").split())  # one line, or the table ends
     if below is not None:
         keys = ", ".join(f"`{key}`" for key in below.model_fields)
         meaning += f" Each entry has {keys}."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from askesis.loop.checkpoints import Position, load_trainer, prune, read_position, written
+from askesis.loop.checkpoints import PACKAGED, Position, load_trainer, prune, read_position, written
 from askesis.loop.display import Display, duration
 from askesis.loop.folder import RunFolder, find_run, write_whole
 from askesis.loop.learner import Learner
@@ -109,6 +109,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
         plan = await _plan(prepared, learner)
         if folder is None:
             folder = RunFolder.create(Path(recipe.run.out), recipe.run.name)
+            recipe = _pinned(recipe, prepared.source)
         display.log_to(folder.log)
         display.every = recipe.log.every
         write_whole(folder.recipe, to_toml(to_mapping(recipe), comment=_about(plan)))
@@ -173,6 +174,13 @@ async def _finish(training: Training, begun: float) -> RunResult:
     if interrupted:
         display.say(f"interrupted; go on with: askesis train --resume {folder.path}", style="bold")
     return result
+
+
+def _pinned(recipe: Recipe, source: Path | None) -> Recipe:
+    """The recipe with the folder that its checkpoint was found in: by tomorrow the name may lead to another."""
+    if source is None or recipe.model.checkpoint in PACKAGED:
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"checkpoint": str(source)})})
 
 
 def _newest(folder: RunFolder) -> Path | None:

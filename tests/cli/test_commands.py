@@ -95,7 +95,7 @@ def test_a_run_from_its_recipe_to_its_continuation(cli, toy, tmp_path, monkeypat
     assert f"run         runs/{folder.id}" in text
     assert "thinking, sampled" in text
 
-    asked = ("eval", f"runs/{folder.id}", "--env", TOY, "--tasks", 5, "--context-length", 640)
+    asked = ("eval", "runs/toy", "--env", TOY, "--tasks", 5, "--context-length", 640)
     whole = json.loads(cli(*asked, "--option", "max_turn_tokens=3", "--json").out)
     assert [(row["mode"], row["summary"]["episodes"]) for row in whole["rows"]] == [("think", 5), ("no_think", 5)]
     assert all(row["metrics"]["said"][0] <= 3 for row in whole["rows"])

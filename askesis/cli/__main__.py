@@ -1,5 +1,0 @@
-"""`python -m askesis.cli`."""
-
-from askesis.cli.app import main
-
-main()
