@@ -68,6 +68,6 @@ def demonstration_samples(traces: Iterable[Trace], *, observations: float = 0.0)
 
 
 def _observing(sample: Sample, weight: float) -> Sample:
-    """The sample with loss on every token. Forced tokens are not told apart: demonstrators are never cut short."""
+    """The sample with loss on every token: a demonstrator's one branch, which nothing has cut short."""
     weights = np.where(sample.mask, sample.advantages, weight).astype(np.float32)
     return replace(sample, mask=np.ones_like(sample.mask), advantages=weights)

@@ -184,27 +184,36 @@ class Oracle(Demonstrator):
 class Guesser(Policy):
     """Makes distinct edits out of the same space as everybody, without looking at a test, then submits.
 
-    tested: runs the tests after every edit and submits when they pass, which is all that it takes from them: what
-    trying again is worth by itself.
+    tested: what trying again is worth by itself. It runs the tests after every edit and submits when they pass; an edit
+    that leaves the same test failing is taken back. Nothing that the tests print guides the next guess.
     """
 
     def __init__(self, task: Task, *, seed: int, edits: int, tested: bool = False) -> None:
-        lines = str(task.data["source"]).splitlines()
+        self._lines = str(task.data["source"]).splitlines()
         space = []
-        for index in range(1, len(lines), 2):
-            params = lines[index - 1].partition("(")[2].rstrip("):").split(", ")
-            for edit in programs.edits("", params, lines[index].removeprefix("    return ")):
+        for index in range(1, len(self._lines), 2):
+            params = self._lines[index - 1].partition("(")[2].rstrip("):").split(", ")
+            for edit in programs.edits("", params, self._lines[index].removeprefix("    return ")):
                 space.append((index, programs.body(edit)))
         rng = random.Random(f"{task.id}/{seed}")
-        chosen = rng.sample(space, min(edits, len(space)))
-        self._plan = [_call("replace", line=index + 1, text=text) for index, text in chosen]
-        if tested:
-            self._plan = [call for edit in self._plan for call in (edit, _call("run_tests"))]
-        self._plan.append(_call("submit"))
+        self._guesses = rng.sample(space, min(edits, len(space)))
+        self._tested, self._failing, self._undo = tested, "", -1
         self.space = len(space)
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
-        """The next call of the plan, or the submission."""
-        if messages[-1].role == "tool" and messages[-1].text.startswith("OK"):
-            return assistant(tool_calls=(_call("submit"),))
-        return assistant(tool_calls=(self._plan.pop(0),))
+        """The next call."""
+        return assistant(tool_calls=(self._next(messages[-1].text if messages[-1].role == "tool" else ""),))
+
+    def _next(self, observed: str) -> ToolCall:
+        if self._tested and not observed.startswith(("OK", "FAIL")):
+            return _call("run_tests")
+        failing = observed.partition("\n")[0]
+        if observed.startswith("OK") or not self._guesses:
+            return _call("submit")
+        if self._tested and failing == self._failing and self._undo >= 0:
+            index, self._undo = self._undo, -1
+            return _call("replace", line=index + 1, text=self._lines[index])
+        self._failing = failing
+        index, text = self._guesses.pop(0)
+        self._undo = index
+        return _call("replace", line=index + 1, text=text)
