@@ -136,7 +136,7 @@ struct Draws {  // [m], one entry a span that draws
   const float* temperature;
   int32_t* tokens;
   float* logprobs;
-  float* logits;  // [m][vocab]: if not null, only these are given
+  float* logits;  // [m][vocab]: if not null, these are given too
 };
 
 struct Batch {
@@ -151,6 +151,10 @@ namespace {
 
 struct Column {
   int32_t token, row, position, draw;
+};
+
+struct Ahead {  // how far, in floats, from the keys and values that are read to those that are read next
+  int64_t keys, values;
 };
 
 // Everything one thread needs for a block of columns
@@ -220,7 +224,11 @@ class Worker {
       for (int h = 0; h < m_.kv_heads; h++) rotate<C>(layer.k_norm, k + (int64_t)h * hd * C, angles, 1.0f);
       for (int c = 0; c < count; c++) store(l, columns[c], (const float*)k + c, (const float*)v + c, stride);
       if (count < stride) std::memset(normed, 0, sizeof(Vec) * q_size * C);
-      for (int c = 0; c < count; c++) attend(l, columns[c], (const float*)q + c, (float*)normed + c, stride);
+      for (int c = 0; c < count; c++) {
+        const bool last = c + 1 == count;  // then comes the first one, a layer further
+        const int next = last && l + 1 < m_.layers ? l + 1 : l;
+        attend(l, columns[c], next, columns[last ? 0 : c + 1].row, (const float*)q + c, (float*)normed + c, stride);
+      }
       multiply<C, true>(layer.o, normed, x, hidden, q_size);
       rms_norm<C>(layer.post_norm, x, normed, hidden, m_.eps);
       multiply<C, false>(layer.gate, normed, gate, m_.intermediate, hidden);
@@ -281,22 +289,26 @@ class Worker {
     }
   }
 
-  void attend(int l, const Column& column, const float* q, float* out, int stride) {
+  // Attention of one column. While its keys and values are read, those of the column after it are fetched into the
+  // second-level cache: what many sequences have cached fits no core's own, and one's is too short to be foreseen
+  void attend(int l, const Column& column, int next, int next_row, const float* q, float* out, int stride) {
     const int group = m_.heads / m_.kv_heads;
+    const int64_t step = (int64_t)m_.head_dim * stride;
     for (int kv = 0; kv < m_.kv_heads; kv++) {
       const float* k = keys(l, column.row, kv);
       const float* v = values(l, column.row, kv);
+      const Ahead ahead{keys(next, next_row, kv) - k, values(next, next_row, kv) - v};
       int g = 0;
-      const int64_t step = (int64_t)m_.head_dim * stride;
-      for (; g + 4 <= group; g += 4) heads<4>(column.position + 1, k, v, q, out, kv * group + g, step, stride);
-      for (; g + 2 <= group; g += 2) heads<2>(column.position + 1, k, v, q, out, kv * group + g, step, stride);
-      for (; g < group; g++) heads<1>(column.position + 1, k, v, q, out, kv * group + g, step, stride);
+      for (; g + 4 <= group; g += 4) heads<4>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
+      for (; g + 2 <= group; g += 2) heads<2>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
+      for (; g < group; g++) heads<1>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
     }
   }
 
   // G query heads that share keys and values, over n positions
   template <int G>
-  void heads(int n, const float* k, const float* v, const float* q, float* out, int head, int64_t step, int stride) {
+  void heads(int n, const float* k, const float* v, Ahead ahead, const float* q, float* out, int head, int64_t step,
+             int stride) {
     const int hd = m_.head_dim, blocks = (n + LANES - 1) / LANES;
     Vec* scores = room(scores_, (int64_t)(blocks + 4) * G);
     float* mine = (float*)room(query_, (int64_t)padded_ * G / LANES);
@@ -305,8 +317,8 @@ class Worker {
     Vec top[G];
     for (int g = 0; g < G; g++) top[g] = all(-INFINITY);
     int b = 0;
-    for (; b + 2 <= blocks; b += 2) dots<G, 2>(k, mine, scores, b, top, n);
-    if (b < blocks) dots<G, 1>(k, mine, scores, b, top, n);
+    for (; b + 2 <= blocks; b += 2) dots<G, 2>(k, ahead.keys, mine, scores, b, top, n);
+    if (b < blocks) dots<G, 1>(k, ahead.keys, mine, scores, b, top, n);
     Vec total[G] = {};
     for (int g = 0; g < G; g++) top[g] = all(largest(top[g]));
     for (b = 0; b < blocks; b++)
@@ -316,21 +328,21 @@ class Worker {
     const float* weights = (const float*)scores;
     for (int d = 0; d < padded_; d += 2 * LANES) {
       if (d + LANES < padded_)
-        mix<G, 2>(n, v + d, weights, inverse, out, head, step, stride, d);
+        mix<G, 2>(n, v + d, ahead.values, weights, inverse, out, head, step, stride, d);
       else
-        mix<G, 1>(n, v + d, weights, inverse, out, head, step, stride, d);
+        mix<G, 1>(n, v + d, ahead.values, weights, inverse, out, head, step, stride, d);
     }
   }
 
   template <int G, int B>
-  void dots(const float* k, const float* q, Vec* scores, int b, Vec* top, int n) {
+  void dots(const float* k, int64_t ahead, const float* q, Vec* scores, int b, Vec* top, int n) {
     const int hd = m_.head_dim;
     const Vec* block = (const Vec*)(k + (int64_t)b * hd * LANES);
     Vec acc[B][G] = {};
     for (int d = 0; d < hd; d++)
       for (int i = 0; i < B; i++) {
         const Vec key = block[i * hd + d];
-        __builtin_prefetch(block + (B + i) * hd + d);  // many sequences' keys do not fit a core's own caches
+        __builtin_prefetch((const float*)(block + i * hd + d) + ahead, 0, 2);
         for (int g = 0; g < G; g++) acc[i][g] += key * all(q[g * hd + d]);
       }
     for (int i = 0; i < B; i++)
@@ -342,14 +354,14 @@ class Worker {
   }
 
   template <int G, int D>
-  void mix(int n, const float* v, const float* weights, const float* inverse, float* out, int head, int64_t step,
-           int stride, int first) {
+  void mix(int n, const float* v, int64_t ahead, const float* weights, const float* inverse, float* out, int head,
+           int64_t step, int stride, int first) {
     Vec acc[2][G][D] = {};
     int j = 0;
     for (; j + 2 <= n; j += 2)
       for (int half = 0; half < 2; half++) {
         const Vec* value = (const Vec*)(v + (int64_t)(j + half) * padded_);
-        for (int d = 0; d < D; d++) __builtin_prefetch(value + 32 + d);
+        for (int d = 0; d < D; d++) __builtin_prefetch((const float*)(value + d) + ahead, 0, 2);
         const int at = (j + half) / LANES * G * LANES + (j + half) % LANES;
         for (int g = 0; g < G; g++)
           for (int d = 0; d < D; d++) acc[half][g][d] += value[d] * all(weights[at + g * LANES]);
@@ -375,11 +387,9 @@ class Worker {
     Vec* logits = room(logits_, (int64_t)vocab * C);
     multiply<C, false>(m_.head, hidden, logits, vocab, m_.hidden);
     const float* raw = (const float*)logits;
-    if (draws.logits) {
+    if (draws.logits)
       for (int c = 0; c < many; c++)
         for (int t = 0; t < vocab; t++) draws.logits[(int64_t)drawn[c] * vocab + t] = raw[(int64_t)t * stride + c];
-      return;
-    }
     Vec top[C], inverse[C];
     IntVec best[C] = {};
     for (int c = 0; c < C; c++) top[c] = logits[c], inverse[c] = all(1.0f);

@@ -228,8 +228,11 @@ class NativeBackend:
         )
         if logits is None:
             return drawn[:done], logprobs[:done]
+        # only those that are truncated: the others keep what they would have got without them, to the bit
+        rows = np.flatnonzero((how.top_k > 0) | (how.top_p < 1) | (how.min_p > 0))
         with torch.inference_mode():
-            tensors = [torch.from_numpy(x) for x in (logits, how.noise[0], how.temperature)]
-            truncation = (torch.from_numpy(how.top_k), torch.from_numpy(how.top_p), torch.from_numpy(how.min_p))
-            tokens, chosen = draw(tensors[0], tensors[1], tensors[2], truncation)
-        return tokens.numpy()[None], chosen.numpy()[None]
+            columns = (logits, how.noise[0], how.temperature, how.top_k, how.top_p, how.min_p)
+            tensors = [torch.from_numpy(array[rows]) for array in columns]
+            tokens, chosen = draw(tensors[0], tensors[1], tensors[2], (tensors[3], tensors[4], tensors[5]))
+        drawn[0, rows], logprobs[0, rows] = tokens.numpy(), chosen.numpy()
+        return drawn, logprobs

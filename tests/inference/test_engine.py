@@ -1,6 +1,7 @@
 """The embedded engine at its door: what it samples, what it computes, and how it fails."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -285,6 +286,13 @@ async def test_native_is_right_for_odd_sizes_and_exact_in_any_batch(sizes):
         single = await alone.generate(context, sampling)
         assert single.token_ids.tolist() == completion.token_ids.tolist()
         assert single.logprobs.tolist() == completion.logprobs.tolist()
+    # nor does it matter that others are truncated
+    cut = [replace(s, top_p=0.9) if i % 4 == 1 else s for i, s in enumerate(how)]
+    mixed = await asyncio.gather(*(crowd.generate(c, s) for c, s in zip(contexts, cut, strict=True)))
+    for i, (completion, same) in enumerate(zip(together, mixed, strict=True)):
+        if i % 4 != 1:
+            assert completion.token_ids.tolist() == same.token_ids.tolist()
+            assert completion.logprobs.tolist() == same.logprobs.tolist()
 
 
 @pytest.mark.full
