@@ -5,9 +5,9 @@ is isolated by starting afresh each time: the same interpreter, namespaces, moun
 folder, as many at once. It has no system-call filter, and nobody adds up what all its processes use: it does a little
 less. Both take turns in one run, and must print the same.
 
-p50_ms, p99_ms: one call at a time. crowd_p50_ms, calls_per_s: with as many callers as an RL step has episodes, and as
-many of their calls at once as there are workers. reset_ms: what an episode costs beside its calls: a sandbox acquired,
-its file written and read, closed.
+p50_ms, p99_ms: one call at a time. calls_per_s: with as many callers as an RL step has episodes, and as many of their
+calls at once as there are workers. reset_ms: what an episode costs beside its calls: a sandbox acquired, its file
+written and read, closed.
 
 Options: `repeats` (5), `calls` (200 a repeat), `callers` (64), `workers` (2: one a core of the goal's machine).
 """
@@ -144,7 +144,6 @@ async def _measure(contender: Warm | Cold, figures: Figures, calls: int, callers
     began = time.perf_counter()
     await asyncio.gather(*(contender.episode(each, timed) for _ in range(callers)))
     figures.add("calls_per_s", len(times) / (time.perf_counter() - began))
-    figures.add("crowd_p50_ms", statistics.median(times))
     began = time.perf_counter()
     for _ in range(calls):
         await contender.episode(0, timed)

@@ -49,14 +49,15 @@ class SandboxPool:
         if size < 1:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
         _check(limits)
-        self._size, self._limits = size, limits
+        self._limits = limits
         self._room = 4 * limits.file_size if tree is None else tree
         self._programs = {source: number for number, source in enumerate(programs)}
         # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
         room = 2 * self._room + MOST_FILES * os.sysconf("SC_PAGE_SIZE")
         self._config = {"size": room, "inodes": 2 * MOST_FILES, "preload": [*preload], "programs": [*programs]}
-        self._slots: asyncio.LifoQueue[Worker | None] = asyncio.LifoQueue()  # None: a worker that is yet to be started
-        self._workers: set[Worker] = set()
+        self._turns = asyncio.Semaphore(size)  # first come, first served
+        self._idle: list[Worker] = []
+        self._workers: set[Worker] = set()  # all of them
         self._bwrap = ""
         self._open = False
 
@@ -64,12 +65,10 @@ class SandboxPool:
         self._bwrap = bubblewrap.find()
         self._open = True
         try:
-            first = await self._start()
+            self._idle.append(await self._start())
         except BaseException:
             self._open = False
             raise
-        for worker in (*(None for _ in range(self._size - 1)), first):
-            self._slots.put_nowait(worker)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -100,19 +99,18 @@ class SandboxPool:
         """A worker, once it is our turn: a warm one if there is any. One that died is replaced."""
         if not self._open:
             raise SandboxError("sandbox: the pool is closed")
-        worker = await self._slots.get()
-        try:
-            if worker is not None and not worker.alive:
-                self._workers.discard(worker)
-                dead, worker = worker, None
+        async with self._turns:
+            while self._idle and not self._idle[-1].alive:
+                dead = self._idle.pop()
+                self._workers.discard(dead)
                 await dead.kill()
             if not self._open:
                 raise SandboxError("sandbox: the pool was closed before the call got its turn")
-            if worker is None:
-                worker = await self._start()
-            yield worker
-        finally:
-            self._slots.put_nowait(worker)
+            worker = self._idle.pop() if self._idle else await self._start()
+            try:
+                yield worker
+            finally:
+                self._idle.append(worker)
 
 
 class _Sandbox:
