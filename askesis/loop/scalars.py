@@ -10,10 +10,10 @@ from askesis.loop.results import StepRecord
 
 
 class Scalars:
-    """Event files in a folder. A resumed run adds a file; steps written twice show the later one."""
+    """Event files in a folder. A run that goes on adds one, and hides what was written before from step `first` on."""
 
-    def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+    def __init__(self, folder: Path, *, first: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first)
 
     def step(self, record: StepRecord) -> None:
         """Write one step."""

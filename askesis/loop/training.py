@@ -48,10 +48,6 @@ class Stop:
         if self.asked:
             self._shut(roller)
 
-    def forget(self) -> None:
-        """The rollers so far are done."""
-        self._rollers.clear()
-
     def ask(self) -> None:
         """End soon: what is in flight is cancelled and emitted. The second time it is the usual interruption."""
         if self.asked:
@@ -102,7 +98,11 @@ class Training:
     async def run(self) -> None:
         """Evaluate, train until a bound is reached or somebody interrupts, evaluate."""
         self._saved = self.position.step
-        scalars = Scalars(self.folder.tensorboard) if self.prepared.recipe.log.tensorboard else None
+        scalars = (
+            Scalars(self.folder.tensorboard, first=self.position.step + 1)
+            if self.prepared.recipe.log.tensorboard
+            else None
+        )
         try:
             with self.stop.on_signals():
                 if self.prepared.recipe.eval.before:

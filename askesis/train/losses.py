@@ -17,9 +17,10 @@ from torch import Tensor
 class LossInputs:
     """One part of a minibatch. Tensors have shape [n], n its tokens that carry loss; log-probabilities are natural.
 
-    current: of the weights in training, with gradient. proximal: of the weights at which the step began; ratios are
-    against these. sampler: as the engine reported them. teacher: of a frozen model, where a loss wants one.
-    advantages: a token's. lengths: tokens that carry loss in the whole output (episode) that the token belongs to.
+    current: of the weights in training, with gradient. proximal: what ratios are against: of the weights at which the
+    step began, which are the sampler's while sampling and training alternate. sampler: as the engine reported them.
+    teacher: of a frozen model, where a loss wants one. advantages: a token's. lengths: tokens that carry loss in the
+    whole output (episode) that the token belongs to.
     tokens, outputs: of the whole minibatch. horizon: most tokens that an output may have.
     """
 
