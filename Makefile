@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | ck
 RECIPE ?= repair
 NAME ?=
 
-.PHONY: train test test-full lint bench setup sandbox clean
+.PHONY: train test test-full lint bench venv-trl venv-vllm setup sandbox clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
@@ -28,6 +28,14 @@ lint: setup
 
 bench: setup  ## make bench NAME=sandbox
 	$(BIN)/python -m bench $(NAME) --json
+
+# TRL, beside which `bench step` measures, with the versions that the constraints name.
+venv-trl: .venv-trl/.ready
+
+.venv-trl/.ready:
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch trl
+	touch $@
 
 # vLLM for CPUs, beside which `bench engine` measures; the CUDA builds that it brings along break its own import.
 venv-vllm: .venv-vllm/.ready

@@ -11,68 +11,50 @@ and the lesser ratio counts), `peers` (comma-separated; default all).
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine_workload import MARK
+from bench.peer import ROOT, Peer, start
 from bench.result import Options, Result
 
-ROOT = Path(__file__).resolve().parent.parent
-VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+VLLM = ROOT / ".venv-vllm"
 WORKLOADS = ("sequences", "conversation")
 OURS = "askesis"
 GOAL = 3.0
-PEERS = {  # who, and in which type; bfloat16 too, since it is faster where the processor knows it
-    OURS: ("askesis", "float32"),
-    "transformers": ("transformers", "float32"),
-    "transformers bfloat16": ("transformers", "bfloat16"),
-    "transformers compiled": ("transformers-compiled", "float32"),
-    "vllm float32": ("vllm", "float32"),
-    "vllm bfloat16": ("vllm", "bfloat16"),
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An engine and how it is run. extra: further arguments of its process."""
+
+    who: str
+    dtype: str = "float32"
+    extra: tuple[str, ...] = ()
+
+
+PEERS = {  # bfloat16 too, since it is faster where the processor knows it
+    OURS: Kind("askesis"),
+    "transformers": Kind("transformers"),
+    "transformers bfloat16": Kind("transformers", "bfloat16"),
+    "transformers compiled": Kind("transformers-compiled"),
+    "vllm float32": Kind("vllm"),
+    "vllm bfloat16": Kind("vllm", "bfloat16"),
 }
 EXTRA = {  # only when asked for by name
-    "askesis torch": ("askesis-torch", "float32"),
-    "askesis torch compiled": ("askesis-torch-compiled", "float32"),
+    "askesis torch": Kind("askesis-torch"),
+    "askesis torch compiled": Kind("askesis-torch-compiled"),
+    "vllm eager": Kind("vllm", extra=("enforce_eager=1",)),
 }
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384},
     "medium": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 768},
 }
-
-
-@dataclass
-class Peer:
-    """A process that runs workloads, and what it has measured: tokens a second."""
-
-    name: str
-    process: subprocess.Popen[str]
-    log: Path
-    cold_s: float = 0.0
-    rates: dict[str, list[float]] = field(default_factory=lambda: {workload: [] for workload in WORKLOADS})
-
-    def answer(self) -> dict[str, float]:
-        """The next line of the protocol."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(MARK):
-                found: dict[str, float] = json.loads(line.removeprefix(MARK))
-                return found
-        raise SystemExit(f"bench engine: {self.name} ended early:\n{self.log.read_text()[-3000:]}")
-
-    def measure(self, workload: str, seed: int) -> None:
-        """One timed run."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"workload": workload, "seed": seed}) + "\n")
-        self.process.stdin.flush()
-        answer = self.answer()
-        self.rates[workload].append(answer["tokens"] / answer["seconds"])
 
 
 def run(options: Options) -> Result:
@@ -81,26 +63,34 @@ def run(options: Options) -> Result:
     repeats = options.number("repeats", 5)
     sizes = [options.values["size"]] if "size" in options.values else list(SIZES)
     known = PEERS | EXTRA
-    asked = options.values["peers"].split(",") if "peers" in options.values else list(PEERS)
+    asked = [name for name in options.values.get("peers", ",".join(PEERS)).split(",") if name != OURS]
     notes = [f"{threads} threads each; {repeats} interleaved repeats after two for warming up; peers give no logprobs"]
-    if not VLLM.exists() and any(known[name][0] == "vllm" for name in asked):
-        asked = [name for name in asked if known[name][0] != "vllm"]
-        notes.append("vllm was not run: `make venv-vllm` makes its environment")
+    missing = [name for name in asked if known[name].who == "vllm" and not (VLLM / ".ready").exists()]
+    if missing:
+        notes.append(f"{', '.join(missing)}: not run, for want of an environment: `make venv-vllm` makes it")
+        print(notes[-1], file=sys.stderr)
+    asked = [name for name in asked if name not in missing]
+    if not asked:
+        raise SystemExit("bench engine: there is no peer to compare with")
     ours: dict[str, float] = {}
-    peers: dict[str, dict[str, float]] = {name: {} for name in asked if name != OURS}
-    spread: dict[str, dict[str, list[float]]] = {name: {} for name in asked}
+    peers: dict[str, dict[str, float]] = {name: {} for name in asked}
+    spread: dict[str, dict[str, list[float]]] = {name: {} for name in (OURS, *asked)}
     ratios = []
     for size in sizes:
-        for peer in _measure(size, [OURS, *peers], known, threads, repeats):
-            figures = ours if peer.name == OURS else peers[peer.name]
-            for workload, rates in peer.rates.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            _checkpoint(size, Path(scratch) / "checkpoint")
+            kinds = {name: known[name] for name in (OURS, *asked)}
+            rates, cold = _measure(size, kinds, threads, repeats, Path(scratch))
+        for who, found in rates.items():
+            figures = ours if who == OURS else peers[who]
+            for workload, values in found.items():
                 name = f"{size}_{workload}_tokens_per_s"
-                figures[name] = round(statistics.median(rates), 1)
-                spread.setdefault(peer.name, {})[name] = [round(min(rates), 1), round(max(rates), 1)]
-            figures[f"{size}_cold_s"] = round(peer.cold_s, 2)
+                figures[name] = round(statistics.median(values), 1)
+                spread[who][name] = [round(min(values), 1), round(max(values), 1)]
+            figures[f"{size}_cold_s"] = round(cold[who], 2)
         for workload in WORKLOADS:
             name = f"{size}_{workload}_tokens_per_s"
-            rivals = {who: found[name] for who, found in peers.items() if not who.startswith(OURS)}
+            rivals = {who: found[name] for who, found in peers.items() if known[who].who.startswith(("trans", "vllm"))}
             best = max(rivals, key=lambda who: rivals[who])
             ratios.append(ours[name] / rivals[best])
             notes.append(f"{size}, {workload}: {ratios[-1]:.2f} x {best}")
@@ -117,45 +107,37 @@ def run(options: Options) -> Result:
     )
 
 
-def _measure(size: str, names: list[str], known: dict[str, tuple[str, str]], threads: int, repeats: int) -> list[Peer]:
-    """Start the peers one after the other (each warms up alone), then let them take turns."""
+def _measure(
+    size: str, kinds: dict[str, Kind], threads: int, repeats: int, scratch: Path
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
+    """Tokens a second of each run, by engine and workload; and how long each took to be warm.
+
+    They start one after the other (each warms up alone), then take turns.
+    """
+    rates: dict[str, dict[str, list[float]]] = {name: {workload: [] for workload in WORKLOADS} for name in kinds}
     peers: list[Peer] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = Path(scratch) / "checkpoint"
-        _checkpoint(size, checkpoint)
-        try:
-            for name in names:
-                who, dtype = known[name]
-                print(f"{size}: {name} starts and warms up", file=sys.stderr, flush=True)
-                peers.append(_start(name, who, dtype, checkpoint, threads, Path(scratch)))
-            for repeat in range(repeats):
-                for workload in WORKLOADS:
-                    for peer in peers:
-                        peer.measure(workload, 100 + repeat)
-        finally:
-            for peer in peers:
-                peer.process.kill()
-                peer.process.wait()
-    return peers
+    try:
+        for name, kind in kinds.items():
+            print(f"{size}: ", end="", file=sys.stderr)
+            peers.append(_start(name, kind, scratch / "checkpoint", threads, scratch))
+        for repeat in range(repeats):
+            for workload in WORKLOADS:
+                for peer in peers:
+                    answer = peer.ask(workload=workload, seed=100 + repeat)
+                    rates[peer.name][workload].append(answer["tokens"] / answer["seconds"])
+    finally:
+        for peer in peers:
+            peer.stop()
+    return rates, {peer.name: peer.cold_s for peer in peers}
 
 
-def _start(name: str, who: str, dtype: str, checkpoint: Path, threads: int, scratch: Path) -> Peer:
-    if who == "vllm":
-        command = [str(VLLM), "-m", "bench.vllm_peer", str(checkpoint), str(threads), dtype]
+def _start(name: str, kind: Kind, checkpoint: Path, threads: int, scratch: Path) -> Peer:
+    arguments = [str(checkpoint), str(threads), kind.dtype, *kind.extra]
+    if kind.who == "vllm":
+        command = [str(VLLM / "bin" / "python"), "-m", "bench.vllm_peer", *arguments]
     else:
-        command = [sys.executable, "-m", "bench.engine_peer", who, str(checkpoint), str(threads), dtype]
-    # empty caches: what an engine compiles is part of its cold start
-    own = scratch / name.replace(" ", "-")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "XDG_CACHE_HOME": str(own / "cache")}
-    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"), "VLLM_CACHE_ROOT": str(own / "vllm")}
-    log = own.with_suffix(".log")
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-    peer = Peer(name, process, log)
-    peer.cold_s = peer.answer()["cold_s"]
-    return peer
+        command = [sys.executable, "-m", "bench.engine_peer", kind.who, *arguments]
+    return start(name, command, threads=threads, scratch=scratch)
 
 
 def _checkpoint(size: str, folder: Path) -> None:
@@ -172,3 +154,19 @@ def _checkpoint(size: str, folder: Path) -> None:
     model = build(config)
     model.initialise(0, 0.05)
     save_checkpoint(model, folder)
+
+
+def row(kept: Mapping[str, Any]) -> str:
+    """The page's line."""
+    ours, peers = kept["ours"], kept["peers"]
+    parts = []
+    for workload in WORKLOADS:
+        name = f"small_{workload}_tokens_per_s"
+        rivals = {who: figures[name] for who, figures in peers.items() if name in figures}
+        best = max(rivals, key=lambda who: rivals[who])
+        parts.append(f"{workload}: {ours[name]:,.0f} tokens a second, {ours[name] / rivals[best]:.1f} x {best}")
+    goal = "met" if kept["met"] else "not met"
+    return (
+        f"- **Sampling** ({'; '.join(parts)}; one million parameters, {kept['machine']['cores']} cores). The least of "
+        f"two sizes and two workloads is {kept['ratio']:.2f} x the best peer; goal 3: {goal}. `{kept['command']}`"
+    )

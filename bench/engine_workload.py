@@ -7,18 +7,17 @@ one token in 40) or 24 tokens, then an observation of 24 tokens is appended. All
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from bench.peer import questions, say
+
 SEQUENCES, NEW_TOKENS = 64, 128
 EPISODES, TURNS, TURN_TOKENS, OBSERVATION = 64, 6, 24, 24
 STOP = list(range(1, 16))
-MARK = "@@bench "  # lines of the protocol; libraries print others
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,17 @@ def conversations(seed: int, vocab: int) -> list[Conversation]:
 
 
 def serve(workloads: dict[str, Callable[[int], int]], started: float) -> None:
-    """A peer's process: warm up on every workload, then run those that are asked for on stdin, until it ends.
+    """A peer's process: warm up on every workload, then run those that are asked for.
 
-    A workload takes a seed and gives the number of sampled tokens. The answer is a line of JSON on stdout.
+    A workload takes a seed and gives the number of sampled tokens.
     """
     for seed in (1, 2):
         for workload in workloads.values():
             workload(seed)
         if seed == 1:
             cold = time.time() - started
-    print(MARK + json.dumps({"cold_s": cold}), flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
+    say({"cold_s": cold})
+    for asked in questions():
         begun = time.perf_counter()
         tokens = workloads[asked["workload"]](asked["seed"])
-        print(MARK + json.dumps({"tokens": tokens, "seconds": time.perf_counter() - begun}), flush=True)
+        say({"tokens": tokens, "seconds": time.perf_counter() - begun})

@@ -23,9 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from askesis.envs.repair import Repair
 from askesis.envs.repair.environment import FILE, RUN_LIMITS
@@ -190,4 +191,14 @@ def run(options: Options) -> Result:
             f"{options.number('workers', 2)} at once, {cores} cores, {options.number('repeats', 5)} repeats in turns",
             f"one at a time: {peer['p50_ms'] / ours['p50_ms']:.1f} x faster than a bubblewrap started for the call",
         ],
+    )
+
+
+def row(kept: Mapping[str, Any]) -> str:
+    """The page's line."""
+    ours, (peer,) = kept["ours"], kept["peers"].values()
+    return (
+        f"- **A tool call that runs a test in the sandbox**: {ours['p50_ms']:.1f} ms (p99 {ours['p99_ms']:.1f} ms), "
+        f"{ours['calls_per_s']:,.0f} calls a second; a bubblewrap started for each call: {peer['p50_ms']:.0f} ms, "
+        f"{peer['calls_per_s']:,.0f} a second. `{kept['command']}`"
     )

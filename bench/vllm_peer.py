@@ -1,14 +1,17 @@
 """A process of `bench engine`: vLLM on the CPU, in its own environment (`make venv-vllm`).
 
-`.venv-vllm/bin/python -m bench.vllm_peer CHECKPOINT THREADS DTYPE`. vLLM compiles the model itself, keeps prefixes in
-its cache, and is driven request by request, so that an episode goes on as soon as its own turn is over.
+`.venv-vllm/bin/python -m bench.vllm_peer CHECKPOINT THREADS DTYPE [OPTION=JSON ...]`. vLLM compiles the model itself,
+keeps prefixes in its cache, and is driven request by request, so that an episode goes on as soon as its own turn is
+over. OPTION: of `vllm.LLM`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+from typing import Any
 
 from bench import engine_workload as work
 
@@ -17,6 +20,7 @@ def main() -> None:
     """Until stdin ends."""
     started = time.time()
     checkpoint, threads, dtype = sys.argv[1:4]
+    options: dict[str, Any] = {key: json.loads(value) for key, value in (more.split("=", 1) for more in sys.argv[4:])}
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a third faster here than an engine process of its own
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
@@ -31,6 +35,7 @@ def main() -> None:
         max_model_len=1024,
         max_num_seqs=64,
         enable_prefix_caching=True,
+        **options,
         disable_log_stats=True,
     )
     vocab = llm.llm_engine.model_config.get_vocab_size()
