@@ -271,8 +271,9 @@ class Train(Section):
     """Share of the run over which the rate rises from 0."""
     minibatches: Positive = 1
     """Optimiser steps that one step's samples are split into."""
-    batch_tokens: Positive = 16384
-    """Most tokens in one forward pass; a minibatch of more is accumulated."""
+    batch_tokens: Positive = 2048
+    """Most tokens in one forward pass; a minibatch of more is accumulated. Few stay in a processor's cache; a GPU wants
+    more."""
     clip_low: Amount = 0.2
     """Probability ratios below 1 minus this are clipped."""
     clip_high: Amount | None = None

@@ -47,7 +47,7 @@ class Trainer:
         loss: Loss,
         optimisers: Optimisers,
         minibatches: int = 1,
-        batch_tokens: int = 16384,
+        batch_tokens: int = 2048,
         grad_clip: float = 1.0,
         horizon: int = 1024,
         teacher: CausalLM | None = None,
