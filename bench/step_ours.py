@@ -57,6 +57,7 @@ def recipe(given: work.Work, checkpoint: str, threads: int, folder: str) -> dict
             "lr": work.RATE,
             "clip_low": work.CLIP[0],
             "clip_high": work.CLIP[1],
+            "batch_tokens": 2048,
         },
         "eval": {"tasks": 0},
         "checkpoint": {"every_steps": 1_000_000},
