@@ -27,7 +27,7 @@ from askesis.inference.sampling import check, uniform
 from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.thinking import Budgets
 from askesis.models import Qwen3
-from askesis.types import Completion, ContextOverflow, EngineError, Sampling, TokenIds, ids
+from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Piece, Sampling, TokenIds, ids
 from askesis.types.tokens import FinishReason
 
 _STOPS = 8  # columns of the table of stop ids; grows when a request has more
@@ -43,7 +43,9 @@ class _Request:
     sampling: Sampling
     session: str | None
     future: asyncio.Future[Completion]
+    on_tokens: OnTokens | None
     row: int = -1
+    told: int = 0  # tokens that `on_tokens` knows
 
 
 _Wanted = Literal["auto", "native", "torch"]
@@ -115,6 +117,7 @@ class EmbeddedEngine:
         self._backend = _backend(model, backend, rows=count, length=context_length, compile=compile, threads=threads)
         self._requests: list[_Request | None] = [None] * count
         self._waiting: deque[_Request] = deque()
+        self._listening: dict[int, _Request] = {}  # by row: those that want to hear of their tokens
         self._logprobs = np.zeros((count, context_length), dtype=np.float32)
         self._forced = np.zeros((count, context_length), dtype=np.bool_)
         self._versions = np.zeros((count, context_length), dtype=np.int32)
@@ -156,14 +159,22 @@ class EmbeddedEngine:
         """What computes the steps."""
         return self._backend.name
 
-    async def generate(self, token_ids: TokenIds, sampling: Sampling, *, session: str | None = None) -> Completion:
+    async def generate(
+        self,
+        token_ids: TokenIds,
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> Completion:
         """Sample a continuation of `token_ids` [n].
 
-        Raises `ContextOverflow` where the prompt leaves no room for a token, `EngineError` for a request that makes no
-        sense, a failed step, or a closed engine. Cancelling the call frees its slot at once.
+        on_tokens: told of every token of the completion once and in order, after each step; what it raises is what
+        this call raises. Raises `ContextOverflow` where the prompt leaves no room for a token, `EngineError` for a
+        request that makes no sense, a failed step, or a closed engine. Cancelling the call frees its slot at once.
         """
         prompt = self._checked(token_ids, sampling)
-        request = _Request(prompt, sampling, session, asyncio.get_running_loop().create_future())
+        request = _Request(prompt, sampling, session, asyncio.get_running_loop().create_future(), on_tokens)
         self._counts.requests += 1
         self._waiting.append(request)
         if self._loop is None or self._loop.done():
@@ -238,6 +249,7 @@ class EmbeddedEngine:
 
     def _vacate(self, row: int) -> None:
         self._requests[row] = None
+        self._listening.pop(row, None)
         self._running -= 1
         self._budgets.end(row)
         self._rows.leave(row)
@@ -282,6 +294,8 @@ class EmbeddedEngine:
                     return
                 started = time.perf_counter()
                 self._advance()
+                for listener in list(self._listening.values()):
+                    self._tell(listener)
                 self._counts.seconds += time.perf_counter() - started
                 await asyncio.sleep(0)
         except Exception as error:
@@ -320,7 +334,9 @@ class EmbeddedEngine:
 
     def _start(self, request: _Request, row: int) -> None:
         sampling, n = request.sampling, len(request.prompt)
-        request.row, self._requests[row] = row, request
+        request.row, self._requests[row], request.told = row, request, n
+        if request.on_tokens is not None:
+            self._listening[row] = request
         self._running += 1
         self._prompt[row], self._limit[row] = n, min(n + sampling.max_tokens, self._context)
         seed = sampling.seed if sampling.seed is not None else int(self._draw_seed.integers(2**63))
@@ -441,9 +457,31 @@ class EmbeddedEngine:
                 if self._rows.known[row] >= self._limit[row]:
                     self._finish(row, "length")
 
+    def _tell(self, request: _Request) -> None:
+        """Hand on the tokens that the request's listener does not know yet. A listener that fails fails alone."""
+        start, end = request.told, int(self._rows.known[request.row])
+        if request.on_tokens is None or start == end:
+            return
+        request.told, row = end, request.row
+        piece = Piece(
+            token_ids=self._rows.tokens[row, start:end].copy(),
+            logprobs=self._logprobs[row, start:end].copy(),
+            forced=self._forced[row, start:end].copy(),
+            policy_versions=self._versions[row, start:end].copy(),
+        )
+        try:
+            request.on_tokens(piece)
+        except Exception as error:
+            if not request.future.done():
+                request.future.set_exception(error)
+            self._vacate(row)
+
     def _finish(self, row: int, reason: FinishReason) -> None:
         request = self._requests[row]
         if request is None:
+            return
+        self._tell(request)
+        if self._requests[row] is not request:  # its listener failed
             return
         span = slice(int(self._prompt[row]), int(self._rows.known[row]))
         completion = Completion(

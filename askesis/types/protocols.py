@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from askesis.types.messages import Message, Thinking, ToolCall, ToolSpec
-from askesis.types.tokens import Completion, Sampling, ThinkingLimit, TokenIds
+from askesis.types.tokens import Completion, OnTokens, Sampling, ThinkingLimit, TokenIds
 from askesis.types.traces import Finding, Limits, Outcome, Reward, Split, Task, Trace
 
 
@@ -19,8 +19,19 @@ class Engine(Protocol):
         """Most tokens of prompt and completion together."""
         ...
 
-    async def generate(self, token_ids: TokenIds, sampling: Sampling, *, session: str | None = None) -> Completion:
-        """Sample a continuation of `token_ids` [n]. Requests of one `session` may reuse each other's KV cache."""
+    async def generate(
+        self,
+        token_ids: TokenIds,
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> Completion:
+        """Sample a continuation of `token_ids` [n]. Requests of one `session` may reuse each other's KV cache.
+
+        on_tokens: called with every token exactly once and in order, some at a time, before the completion is given;
+        a call that is cancelled has told of all that it sampled.
+        """
         ...
 
     async def update_weights(self, weights: Mapping[str, Any], version: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,19 @@ class Completion:
     forced: Mask
     finish_reason: FinishReason
     policy_versions: Versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """Tokens of a completion that is still being sampled: what came since the last piece. Arrays as in `Completion`."""
+
+    token_ids: TokenIds
+    logprobs: Floats
+    forced: Mask
+    policy_versions: Versions
+
+
+OnTokens = Callable[[Piece], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
