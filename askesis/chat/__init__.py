@@ -1,18 +1,36 @@
 """Messages to tokens and back: one renderer a model family, thinking modes, tool calls. No torch."""
 
 from askesis.chat.calls import failure_text
+from askesis.chat.effort import (
+    EFFORT_FILE,
+    EFFORTS,
+    EffortPoint,
+    EffortTable,
+    effort_value,
+    load_effort,
+    resolve,
+    save_effort,
+)
 from askesis.chat.families import load_renderer, save_renderer
 from askesis.chat.qwen3 import CLOSING, Qwen3Renderer, mode_of
 from askesis.chat.tokenizer import SPECIAL, Tokenizer, train_bpe
 
 __all__ = [
     "CLOSING",
+    "EFFORTS",
+    "EFFORT_FILE",
     "SPECIAL",
+    "EffortPoint",
+    "EffortTable",
     "Qwen3Renderer",
     "Tokenizer",
+    "effort_value",
     "failure_text",
+    "load_effort",
     "load_renderer",
     "mode_of",
+    "resolve",
+    "save_effort",
     "save_renderer",
     "train_bpe",
 ]

@@ -71,7 +71,12 @@ def body_to_json(trace: Trace) -> str:
             "rewards": [[r.name, r.value, r.weight, r.evidence] for r in trace.rewards],
             "outcome": [trace.outcome.by, trace.outcome.reason, trace.outcome.detail],
             "timing": asdict(trace.timing),
-            "thinking": [trace.thinking.enabled, trace.thinking.budget, trace.thinking.effort],
+            "thinking": [
+                trace.thinking.enabled,
+                trace.thinking.budget,
+                trace.thinking.effort,
+                trace.thinking.episode_budget,
+            ],
             "tools": [[e.node, e.name, e.seconds, e.status] for e in trace.tool_events],
             "seed": trace.seed,
             "attempt": trace.attempt,
@@ -126,7 +131,7 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
                 forced_close=forced,
             )
         )
-    enabled, budget, effort = values["thinking"]
+    enabled, budget, effort, *rest = values["thinking"]  # early traces have three
     by, reason, detail = values["outcome"]
     return Trace(
         id=id,
@@ -136,7 +141,7 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
         rewards=tuple(Reward(name=n, value=v, weight=w, evidence=e) for n, v, w, e in values["rewards"]),
         outcome=Outcome(by=by, reason=reason, detail=detail),
         timing=Timing(**values["timing"]),
-        thinking=Thinking(enabled=enabled, budget=budget, effort=effort),
+        thinking=Thinking(enabled=enabled, budget=budget, effort=effort, episode_budget=next(iter(rest), None)),
         tool_events=tuple(ToolEvent(node=n, name=t, seconds=s, status=k) for n, t, s, k in values["tools"]),
         seed=values["seed"],
         attempt=values["attempt"],

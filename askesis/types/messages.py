@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from askesis.types.errors import ConfigError
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -111,17 +113,40 @@ class ToolSpec:
 class Thinking:
     """How much the model may think before it acts.
 
-    enabled: thinking mode or not. budget: most tokens of one turn's thinking, None for no bound.
-    effort: a point on 0..1, or None.
+    enabled: thinking mode or not. budget: most tokens of one turn's thinking, episode_budget: of all turns' together;
+    None for no bound. effort: a point on 0..1 in place of a budget, which `askesis.chat.resolve` turns into one with
+    what was measured of the checkpoint. Raises `ConfigError` for values out of range, and for budget and effort at once.
     """
 
     enabled: bool = True
     budget: int | None = None
     effort: float | None = None
+    episode_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("budget", self.budget), ("episode_budget", self.episode_budget)):
+            if value is not None and value < 0:
+                raise ConfigError(f"thinking: {name} is {value}, expected 0 or more tokens (None: no bound)")
+        if self.effort is None:
+            return
+        if not 0.0 <= self.effort <= 1.0:
+            raise ConfigError(f"thinking: effort is {self.effort}, expected a number from 0 to 1")
+        if self.budget is not None:
+            raise ConfigError(
+                f"thinking: budget {self.budget} and effort {self.effort:g} at once: effort stands for a budget; give one"
+            )
 
     @property
     def mode(self) -> str:
-        """A short stable name: groups are compared within one of these."""
+        """A short stable name: groups are compared within one of these.
+
+        `no_think`, `think`, `think:8` (a turn's budget), `think:8/40` and `think:/40` (and an episode's), `effort:0.5`.
+        """
         if not self.enabled:
             return "no_think"
-        return "think" if self.budget is None else f"think:{self.budget}"
+        whole = "" if self.episode_budget is None else f"/{self.episode_budget}"
+        if self.effort is not None:
+            return f"effort:{self.effort:g}{whole}"
+        if self.budget is None and not whole:
+            return "think"
+        return f"think:{'' if self.budget is None else self.budget}{whole}"
