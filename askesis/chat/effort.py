@@ -112,8 +112,8 @@ def resolve(thinking: Thinking, table: EffortTable | None, *, checkpoint: str | 
         return replace(thinking, effort=None)
     if table is None:
         raise ConfigError(
-            f"effort {thinking.effort:g}: {checkpoint} has no {EFFORT_FILE}, so nobody knows what it stands for; measure "
-            f"it with `askesis eval {checkpoint} --env ENV --budgets 0,4,8,16,32,64,none --save-effort`, "
+            f"effort {thinking.effort:g}: {checkpoint} has no {EFFORT_FILE}, so nobody knows what it stands for; "
+            f"measure it with `askesis eval {checkpoint} --env ENV --budgets 0,4,8,16,32,64,none --save-effort`, "
             "or give a budget in tokens"
         )
     meant = table.thinking(thinking.effort)

@@ -113,9 +113,10 @@ class ToolSpec:
 class Thinking:
     """How much the model may think before it acts.
 
-    enabled: thinking mode or not. budget: most tokens of one turn's thinking, episode_budget: of all turns' together;
-    None for no bound. effort: a point on 0..1 in place of a budget, which `askesis.chat.resolve` turns into one with
-    what was measured of the checkpoint. Raises `ConfigError` for values out of range, and for budget and effort at once.
+    enabled: thinking mode or not. budget: most tokens of one turn's thinking, episode_budget: of all turns'
+    together; None for no bound. effort: a point on 0..1 in place of a budget, which `askesis.chat.resolve` turns into
+    one by what was measured of the checkpoint. Raises `ConfigError` for values out of range, and for budget and effort
+    at once.
     """
 
     enabled: bool = True
@@ -133,7 +134,8 @@ class Thinking:
             raise ConfigError(f"thinking: effort is {self.effort}, expected a number from 0 to 1")
         if self.budget is not None:
             raise ConfigError(
-                f"thinking: budget {self.budget} and effort {self.effort:g} at once: effort stands for a budget; give one"
+                f"thinking: budget {self.budget} and effort {self.effort:g} at once, "
+                "but effort stands for a budget: give one of the two"
             )
 
     @property

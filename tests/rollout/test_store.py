@@ -92,8 +92,12 @@ TRACES = st.builds(
     outcome=st.builds(Outcome, by=st.sampled_from(["policy", "tool"]), reason=TEXT, detail=TEXT),
     timing=st.builds(Timing, setup_s=FLOATS, total_s=FLOATS),
     thinking=st.builds(
-        Thinking, enabled=st.booleans(), budget=st.none() | st.integers(0, 9), effort=st.none() | FLOATS
-    ),
+        Thinking,
+        enabled=st.booleans(),
+        budget=st.none() | st.integers(0, 9),
+        episode_budget=st.none() | st.integers(0, 9),
+    )
+    | st.builds(Thinking, effort=st.floats(0, 1)),
     tool_events=st.lists(
         st.builds(ToolEvent, node=st.integers(0, 9), name=TEXT, seconds=FLOATS, status=TEXT), max_size=2
     ).map(tuple),
