@@ -123,12 +123,13 @@ class Training:
         every = self.prepared.recipe.eval.every
         self.stopped_by = self._bound()
         while not self.stopped_by:
+            step = self.position.step
+            if every and step and step % every == 0 and not self.stop.asked:  # also one that a kill cut off
+                await self.evaluate(f"step {step}", greedy=False)
             record = await self._step(source)
             if record is None:
                 break
             self._tell(record, scalars)
-            if every and record.step % every == 0 and not self.stopped_by and not self.stop.asked:
-                await self.evaluate(f"step {record.step}", greedy=False)
         if self.stop.asked:
             self.stopped_by = "interrupt"
         self._save_last()

@@ -1,7 +1,8 @@
 """The SQLite file behind the trace store and the ledger: its tables, its one writer, its lineages.
 
 Nothing is ever deleted or changed. A rewind adds a lineage: rows of an older lineage are live only up to the step from
-which the newer one went on; what lies beyond is abandoned, and stays to be looked at.
+which the newer one went on; what lies beyond is abandoned, and stays to be looked at. An evaluation that was cut off is
+played again at the same step, beyond which nothing was: of one label and step only the newest lineage's traces are live.
 """
 
 from __future__ import annotations
@@ -55,10 +56,17 @@ CREATE TABLE settled (
 
 def live(table: str) -> str:
     """The SQL condition under which a row of `table` belongs to the surviving lineage."""
-    return (
+    along = (
         f"NOT EXISTS (SELECT 1 FROM lineages WHERE lineages.lineage > {table}.lineage "
         f"AND {table}.step > lineages.from_step)"
     )
+    return f"{along} AND {_NEWEST}" if table == "traces" else along
+
+
+# Made once a query. Along a lineage a step is trained on once, so this takes nothing from what was rolled out for that.
+_NEWEST = (
+    "(traces.label, traces.step, traces.lineage) IN (SELECT label, step, max(lineage) FROM traces GROUP BY label, step)"
+)
 
 
 class Database:

@@ -255,6 +255,40 @@ def test_killed_at_the_worst_moment_a_run_goes_on_as_if_nothing_had_happened(whe
     _same_as(result, uninterrupted)
 
 
+def _evaluate_and_die(recipe, name):
+    """Die when half of an evaluation's traces are in the store."""
+    original, calls = TraceStore.add, iter(range(1, 1000))
+
+    def dying(self, traces, *, label, **where):
+        original(self, traces, label=label, **where)
+        if label == f"eval:{name}" and next(calls) == 8:
+            _die()
+
+    TraceStore.add = dying
+    quietly(recipe)
+
+
+@pytest.mark.parametrize("name", ["before", "step 2", "after"])
+def test_an_evaluation_that_was_cut_off_counts_once(name, toy_recipe):
+    toy_recipe["eval"]["every"] = 2
+    child = FORK.Process(target=_evaluate_and_die, args=(toy_recipe, name))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    result = quietly(resume=the_run(toy_recipe).path)
+    evaluations = {f"eval:{one.name}": one for one in result.evaluations}
+    assert list(evaluations) == ["eval:before", "eval:step 2", "eval:after"]
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        for label, evaluation in evaluations.items():
+            rows = {row.mode: row.summary for row in evaluation.rows}
+            assert len(list(store.traces(label=label))) == 16
+            figures = {one.mode: one for one in store.summary(label=label)}
+            assert {mode: one.episodes for mode, one in figures.items()} == {mode: 8 for mode in rows}
+            assert all(one.success == pytest.approx(rows[mode].success) for mode, one in figures.items())
+        everything = store.traces(label=f"eval:{name}", abandoned=True)
+        assert len(list(everything)) > 16  # what was sampled before the kill is kept to be looked at
+
+
 def _killed_at_random(recipe, kills: int, seed: int):
     """Start and kill until `kills` are spent, then let it finish."""
     rng = random.Random(seed)
