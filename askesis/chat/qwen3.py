@@ -249,7 +249,14 @@ class Qwen3Renderer:
         """The budget in this vocabulary's ids."""
         if not thinking.enabled or thinking.budget is None:
             return None
-        return ThinkingLimit(budget=thinking.budget, open_id=self._think, close_id=self._unthink, closing=self._closing)
+        return ThinkingLimit(
+            budget=thinking.budget,
+            open_id=self._think,
+            close_id=self._unthink,
+            closing=self._closing,
+            call_open_id=self._call,
+            call_close_id=self._uncall,
+        )
 
     def decode(self, tokens: TokenIds) -> str:
         """The text of `tokens`, special ones included."""

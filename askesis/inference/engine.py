@@ -388,6 +388,7 @@ class EmbeddedEngine:
                     "the weights are corrupt, or training diverged"
                 )
             if done > 1:
+                self._budgets.passed(drawing, done - 1)
                 self._write(drawing, tokens[:-1].T, logprobs[:-1].T)
             self._append(drawing, tokens[-1].astype(np.int32, copy=False), logprobs[-1])
 
@@ -409,8 +410,8 @@ class EmbeddedEngine:
         drawing = np.flatnonzero(starts + counts == known).astype(np.int32)
         drawn = rows[drawing]
         truncated, most = bool(self._truncated[drawn].any()), 1
-        if len(tokens) == len(drawn) and not truncated and not self._budgets.watching:
-            most = min(_STRIDE, int((self._limit[drawn] - known).min()))
+        if len(tokens) == len(drawn) and not truncated:
+            most = min(_STRIDE, int((self._limit[drawn] - known).min()), self._budgets.stride(drawn))
         index = self._rows.known[drawn] - self._prompt[drawn] + np.arange(most, dtype=np.int32)[:, None]
         draw = Draw(
             noise=uniform(self._seed[drawn], index.astype(np.uint64)),
@@ -421,6 +422,8 @@ class EmbeddedEngine:
             truncated=truncated,
         )
         watch = self._stops[drawn]
+        if self._budgets.limits:
+            watch = np.concatenate([watch, self._budgets.watch(drawn)], axis=1)
         spans = Batch(
             tokens=tokens, rows=rows, starts=starts, counts=counts, drawing=drawing, draw=draw, most=most, watch=watch
         )

@@ -91,7 +91,8 @@ def check(sampling: Sampling, vocab_size: int) -> None:
             wrong.append(f"thinking.closing={limit.closing} lacks close_id={limit.close_id}: it would not end thinking")
         if limit.open_id == limit.close_id:
             wrong.append(f"thinking.open_id and close_id are both {limit.open_id}")
-        named |= {"thinking": (limit.open_id, limit.close_id, *limit.closing)}
+        calls = [tag for tag in (limit.call_open_id, limit.call_close_id) if tag != -1]
+        named |= {"thinking": (limit.open_id, limit.close_id, *calls, *limit.closing)}
     for name, tokens in named.items():
         if outside := [token for token in tokens if not 0 <= token < vocab_size]:
             wrong.append(f"{name} has ids outside the vocabulary of {vocab_size}: {outside[:5]}")

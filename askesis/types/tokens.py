@@ -23,7 +23,8 @@ class ThinkingLimit:
 
     budget: most sampled tokens between `open_id` and `close_id` in this request; 0 closes at once.
     closing: the tokens put in at the threshold; they end with `close_id` (and what must follow it).
-    open: whether the prompt has already opened the thinking.
+    open: whether the prompt has already opened the thinking. call_open_id, call_close_id: the tags of a tool call, in
+    which nothing is forced; -1 for a family whose calls have no tokens of their own.
     """
 
     budget: int
@@ -31,6 +32,8 @@ class ThinkingLimit:
     close_id: int
     closing: tuple[int, ...]
     open: bool = False
+    call_open_id: int = -1
+    call_close_id: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from askesis.inference import EmbeddedEngine
 from askesis.inference.thinking import Budgets
 from askesis.types import Sampling, ThinkingLimit, ids
 
-OPEN, CLOSE, END, CALL = 1, 2, 3, 50
+OPEN, CLOSE, END, CALL, UNCALL = 1, 2, 3, 50, 51
 CLOSING = (60, 61, CLOSE, 62)
 # the scripted model says: <think> 10 11 12 13 </think> 20 21 <end>; after a forced end it goes on with 63 and so on
 SCRIPT = {0: OPEN, OPEN: 10, 13: CLOSE, CLOSE: 20, 21: END}
@@ -19,7 +19,8 @@ NATURAL = [OPEN, 10, 11, 12, 13, CLOSE, 20, 21, END]
 
 
 def limit(budget, open=False, closing=CLOSING):
-    return ThinkingLimit(budget=budget, open_id=OPEN, close_id=CLOSE, closing=closing, open=open)
+    tags = {"open_id": OPEN, "close_id": CLOSE, "call_open_id": CALL, "call_close_id": UNCALL}
+    return ThinkingLimit(budget=budget, closing=closing, open=open, **tags)
 
 
 def greedy(budget=None, *, open=False, max_tokens=12, closing=CLOSING):
@@ -77,19 +78,60 @@ async def test_thinking_in_the_context_is_not_counted(engine):
     assert await said(engine, context, greedy(4)) == (NATURAL, [])
 
 
+def observed(budgets, tokens):
+    """What becomes of `tokens`, drawn one after the other in row 0: the completion, True where forced."""
+    said = []
+    for token in tokens:
+        thrown, closing = budgets.observe(np.array([0]), np.array([token]), np.array([token == END]))
+        said += [] if thrown[0] else [(token, False)]
+        said += [(other, True) for other in CLOSING] if closing else []
+        if token == END and not thrown[0]:
+            break
+    return said
+
+
 async def test_never_inside_a_tool_call(scripted):
-    # thinking ends by itself; the call's arguments then spell an opening tag and go on for long
-    script = {0: OPEN, OPEN: 10, 10: CLOSE, CLOSE: CALL, CALL + 4: OPEN + 89}
-    engine = EmbeddedEngine(scripted(script | {OPEN + 89: 70}), slots=1, context_length=64)
+    # thinking ends by itself; the call's arguments then spell an opening tag and go on for longer than the budget
+    script = {0: OPEN, OPEN: 10, 10: CLOSE, CLOSE: CALL, CALL: 30, 35: OPEN + 89, OPEN + 89: 70}
+    engine = EmbeddedEngine(scripted(script), slots=1, context_length=64)
     tokens, forced = await said(engine, [0], greedy(1, max_tokens=30))
-    assert forced == [] and tokens[:4] == [OPEN, 10, CLOSE, CALL]
-    # a tag inside the arguments does not open thinking again
+    assert forced == [] and tokens[:6] == [OPEN, 10, CLOSE, CALL, 30, 31]
+    for before in ([], [OPEN, 10, CLOSE]):  # with and without thinking before it
+        budgets = Budgets(1)
+        budgets.begin(0, limit(1))
+        drawn = [*before, CALL, OPEN, 70, 71, CLOSE, OPEN, 72, 73, UNCALL, 20, END]
+        assert observed(budgets, drawn) == [(token, False) for token in drawn]
+
+
+def test_a_call_that_is_drafted_while_thinking_is_no_shelter():
     budgets = Budgets(1)
-    budgets.begin(0, limit(1))
-    row, no = np.array([0], dtype=np.int32), np.array([False])
-    for token in (OPEN, 10, CLOSE, CALL, OPEN, 70, 71, 72, 73):
-        thrown, closing = budgets.observe(row, np.array([token], dtype=np.int32), no)
-        assert not thrown.any() and closing == []
+    budgets.begin(0, limit(3))
+    said = observed(budgets, [OPEN, 10, CALL, 11, 12, 13])
+    assert [token for token, forced in said] == [OPEN, 10, CALL, 11, *CLOSING, 13]
+
+
+def test_thinking_that_is_opened_again_has_what_is_left_of_the_budget():
+    budgets = Budgets(1)
+    budgets.begin(0, limit(3))
+    said = observed(budgets, [OPEN, 10, CLOSE, 20, OPEN, 11, 12, 13, 21, OPEN, 22, END])
+    tokens = [token for token, _ in said]
+    assert tokens == [OPEN, 10, CLOSE, 20, OPEN, 11, 12, *CLOSING, 21, OPEN, *CLOSING, 22, END]
+
+
+async def test_after_a_forced_close_the_model_cannot_think_on_without_bound(scripted):
+    # what follows the closing text is the opening tag, again and again
+    engine = EmbeddedEngine(scripted({0: OPEN, OPEN: 10, 62: OPEN}), slots=1, context_length=128)
+    tokens, _ = await said(engine, [0], greedy(2, max_tokens=40))
+    assert tokens[:3] == [OPEN, 10, 11] and set(tokens[3:]) == {OPEN, *CLOSING}
+
+
+async def test_a_budget_counts_anew_in_every_request(make_engine, scripted):
+    engine = make_engine(scripted(SCRIPT), slots=1, context_length=128)
+    context = [0]
+    for _ in range(3):  # turns of one session, whose cache is kept
+        out = await engine.generate(ids(context), greedy(2, max_tokens=9), session="s")
+        assert out.token_ids.tolist()[:7] == [OPEN, 10, 11, *CLOSING]
+        context += [*out.token_ids.tolist(), 0]
 
 
 async def test_a_request_that_never_thinks_is_left_alone(scripted):
@@ -121,34 +163,114 @@ async def test_mixed_budgets_in_one_batch_and_other_ids_of_another_vocabulary(en
     assert foreign == ([OPEN, 10, 11, 90], [90])
 
 
-@given(
-    budget=st.integers(0, 6),
-    drawn=st.lists(st.sampled_from([OPEN, CLOSE, END, CALL, 10, 11]), min_size=1, max_size=30),
-    opened=st.booleans(),
-)
-@settings(max_examples=300)
-def test_whatever_is_drawn_thinking_keeps_to_its_budget_and_closes_once(budget, drawn, opened):
-    """Against a plain reading of the rule, one token after the other."""
-    budgets = Budgets(1)
-    completion = list(budgets.begin(0, limit(budget, opened)))
-    forced = bool(completion)
-    row = np.array([0], dtype=np.int32)
+def slow(budget, drawn, opened):
+    """The rule of a budget, read aloud: one request, one token after the other. Gives (token, forced) pairs."""
+    said, left = [], budget
+    where = "thought" if opened else "text"
+    if opened and budget == 0:
+        said, where = [(token, True) for token in CLOSING], "text"
     for token in drawn:
-        thrown, closing = budgets.observe(row, np.array([token], dtype=np.int32), np.array([token == END]))
-        completion += [] if thrown[0] else [token]
-        assert not (thrown[0] and not closing)
-        if closing:
-            assert not forced
-            forced, completion = True, [*completion, *CLOSING]
-        if token == END and not thrown[0]:
+        if where == "thought" and left == 0 and token not in (CLOSE, END):
+            said += [(other, True) for other in CLOSING]  # in the place of the token
+            where = "text"
+            continue
+        said.append((token, False))
+        if token == END:
             break
-    thinking, count, phase = [], 0, "inside" if opened else "before"
-    for token in completion:
-        if phase == "before" and token == OPEN:
-            phase = "inside"
-        elif phase != "after" and token == CLOSE:
-            phase = "after"
-        elif phase == "inside" and token not in (60, 61):
-            thinking.append(token)
-            count += token != END
-    assert count <= budget
+        if where == "thought":
+            if token == CLOSE:
+                where = "text"
+            else:
+                left -= 1
+        elif where == "text" and token == OPEN:
+            if left == 0:
+                said += [(other, True) for other in CLOSING]
+            else:
+                where = "thought"
+        elif where == "text" and token == CALL:
+            where = "call"
+        elif where == "call" and token == UNCALL:
+            where = "text"
+    return said
+
+
+DRAWN = st.lists(st.sampled_from([OPEN, CLOSE, END, CALL, UNCALL, 10, 11]), min_size=1, max_size=30)
+
+
+@given(rows=st.lists(st.tuples(st.none() | st.integers(0, 6), DRAWN, st.booleans()), min_size=1, max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_a_batch_of_any_budgets_does_what_the_slow_reading_says(rows):
+    """Several rows at once, each with a budget of its own or none, beside a reading of one token after the other."""
+    budgets = Budgets(len(rows))
+    said, going = [], dict(enumerate(rows))
+    for row, (budget, _, opened) in enumerate(rows):
+        forced = budgets.begin(row, None if budget is None else limit(budget, opened))
+        said.append([(token, True) for token in forced])
+    for at in range(30):
+        going = {row: one for row, one in going.items() if at < len(one[1])}
+        if not going:
+            break
+        order = np.array(list(going))
+        tokens = np.array([one[1][at] for one in going.values()])
+        thrown, closing = budgets.observe(order, tokens, tokens == END)
+        for row, token, out in zip(order.tolist(), tokens.tolist(), thrown.tolist(), strict=True):
+            said[row] += [] if out else [(token, False)]
+            said[row] += [(other, True) for other in CLOSING] if row in closing else []
+            if token == END and not out:
+                budgets.end(row)
+                del going[row]
+    for one, (budget, drawn, opened) in zip(said, rows, strict=True):
+        if budget is None:
+            until = drawn.index(END) + 1 if END in drawn else len(drawn)
+            assert one == [(token, False) for token in drawn[:until]]
+        else:
+            assert one == slow(budget, drawn, opened)
+
+
+def kept_to(budget, tokens, forced, opened):
+    """Whether a completion is one that the slow reading can have made, whatever was drawn and thrown away."""
+    left, where, at = budget, "thought" if opened else "text", 0
+    while at < len(tokens):
+        token = tokens[at]
+        if forced[at]:
+            run = tokens[at : at + len(CLOSING)]
+            if where != "thought" or left or tuple(run) != CLOSING[: len(run)] or not all(forced[at : at + len(run)]):
+                return False
+            where, at = "text", at + len(CLOSING)
+            continue
+        if where == "thought":
+            if token == CLOSE:
+                where = "text"
+            elif token != END:
+                left -= 1
+                if left < 0:
+                    return False
+        elif where == "text" and token in (OPEN, CALL):
+            where = "thought" if token == OPEN else "call"
+        elif where == "call" and token == UNCALL:
+            where = "text"
+        at += 1
+    return True
+
+
+async def test_sampled_in_strides_and_in_mixed_batches_every_row_keeps_to_its_budget(make_engine, model):
+    engine = make_engine(model, slots=12, context_length=96)
+    budgets = [None, 0, 1, 2, 3, 5, 8, 13] * 12
+    asked = [
+        Sampling(
+            temperature=1.5,
+            max_tokens=70,
+            stop=(END,),
+            seed=place,
+            thinking=None if budget is None else limit(budget, open=place % 3 == 0),
+        )
+        for place, budget in enumerate(budgets)
+    ]
+    outs = await asyncio.gather(*(engine.generate(ids([0, 5 + i % 40]), one) for i, one in enumerate(asked)))
+    for place, (budget, out) in enumerate(zip(budgets, outs, strict=True)):
+        if budget is None:
+            assert not out.forced.any()
+        else:
+            assert kept_to(budget, out.token_ids.tolist(), out.forced.tolist(), place % 3 == 0), place
+    assert sum(out.forced.any() for out in outs) > 20
+    assert any(CLOSE in out.token_ids[~out.forced] for out in outs)
