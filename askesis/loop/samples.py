@@ -43,7 +43,8 @@ def group_samples(group: Group, advantages: Advantages) -> list[Sample]:
 def trace_samples(trace: Trace, advantage: float, *, group: str) -> list[Sample]:
     """Each branch of a trace as a sample; `advantage` on every token that the policy sampled."""
     samples = []
-    for tokens, mask, logprobs, versions in trace.sequences():
+    branches = ((t, branch) for t in trace.temperatures for branch in trace.sequences(temperature=t))
+    for temperature, (tokens, mask, logprobs, versions) in branches:
         if not mask.any():
             continue
         samples.append(
@@ -55,7 +56,7 @@ def trace_samples(trace: Trace, advantage: float, *, group: str) -> list[Sample]
                 policy_versions=versions,
                 trace_id=trace.id,
                 group=group,
-                temperature=trace.temperature,
+                temperature=temperature,
             )
         )
     return samples

@@ -61,6 +61,7 @@ def body_to_json(trace: Trace) -> str:
             node.ended_s,
             node.thinking_tokens,
             node.forced_close,
+            node.temperature,
         ]
         for node in trace.nodes
     ]
@@ -113,7 +114,7 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
             f"{len(tokens)} tokens, {len(logprobs)} logprobs, {len(versions)} versions, {sum(counts)} told"
         )
     nodes, end = [], 0
-    for parent, message, sampled, count, finish, started, ended, thought, forced in values["nodes"]:
+    for parent, message, sampled, count, finish, started, ended, thought, forced, *temperature in values["nodes"]:
         start, end = end, end + count
         nodes.append(
             Node(
@@ -129,6 +130,7 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
                 ended_s=ended,
                 thinking_tokens=thought,
                 forced_close=forced,
+                temperature=temperature[0] if temperature else None,
             )
         )
     enabled, budget, effort, *rest = values["thinking"]  # early traces have three

@@ -13,7 +13,7 @@ import numpy as np
 from askesis.types import Completion, EngineError, Message, Node, Sampling, TokenIds
 
 NO_VERSION = -1  # `policy_versions` of tokens that no policy produced
-_NOTHING: TokenIds = np.empty(0, dtype=np.int32)
+NOTHING: TokenIds = np.empty(0, dtype=np.int32)
 
 
 class TokenRecord:
@@ -53,7 +53,7 @@ class TokenRecord:
             return
         (messages, tokens), self._staged = self._staged, None
         for message in messages[:-1]:
-            self._observed(message, _NOTHING, self._staged_at)
+            self._observed(message, NOTHING, self._staged_at)
         # without a message, two turns follow each other, and the tokens are the second's generation prompt alone
         self._observed(messages[-1] if messages else Message(role="user"), tokens, self._staged_at)
 
@@ -63,23 +63,10 @@ class TokenRecord:
             self._length -= len(self._staged[1])
             self._staged = None
         for message in messages:
-            self._observed(message, _NOTHING, at)
+            self._observed(message, NOTHING, at)
 
     def _observed(self, message: Message, tokens: TokenIds, at: float) -> None:
-        count = len(tokens)
-        self.nodes.append(
-            Node(
-                parent=len(self.nodes) - 1,
-                message=message,
-                sampled=False,
-                token_ids=tokens,
-                mask=np.zeros(count, dtype=np.bool_),
-                logprobs=np.zeros(count, dtype=np.float32),
-                policy_versions=np.full(count, NO_VERSION, dtype=np.int32),
-                started_s=at,
-                ended_s=at,
-            )
-        )
+        self.nodes.append(observed_node(len(self.nodes) - 1, message, tokens, at=at))
 
     def sampled(
         self, message: Message, completion: Completion, *, thinking_tokens: int, started_s: float, ended_s: float
@@ -88,19 +75,14 @@ class TokenRecord:
         self._keep_staged()
         self._append(completion.token_ids)
         self.nodes.append(
-            Node(
-                parent=len(self.nodes) - 1,
-                message=message,
-                sampled=True,
-                token_ids=completion.token_ids,
-                mask=~completion.forced,
-                logprobs=completion.logprobs,
-                policy_versions=completion.policy_versions,
+            sampled_node(
+                len(self.nodes) - 1,
+                message,
+                completion,
                 finish_reason=completion.finish_reason,
+                thinking_tokens=thinking_tokens,
                 started_s=started_s,
                 ended_s=ended_s,
-                thinking_tokens=thinking_tokens,
-                forced_close=bool(completion.forced.any()),
             )
         )
 
@@ -123,6 +105,51 @@ class TokenRecord:
             self._buffer = grown
         self._buffer[self._length : end] = tokens
         self._length = end
+
+
+def observed_node(parent: int, message: Message, tokens: TokenIds, *, at: float) -> Node:
+    """A message that no policy said, with the tokens it was rendered as."""
+    count = len(tokens)
+    return Node(
+        parent=parent,
+        message=message,
+        sampled=False,
+        token_ids=tokens,
+        mask=np.zeros(count, dtype=np.bool_),
+        logprobs=np.zeros(count, dtype=np.float32),
+        policy_versions=np.full(count, NO_VERSION, dtype=np.int32),
+        started_s=at,
+        ended_s=at,
+    )
+
+
+def sampled_node(
+    parent: int,
+    message: Message,
+    completion: Completion,
+    *,
+    finish_reason: str,
+    thinking_tokens: int,
+    started_s: float,
+    ended_s: float,
+    temperature: float | None = None,
+) -> Node:
+    """A turn of the policy; its forced tokens carry no loss."""
+    return Node(
+        parent=parent,
+        message=message,
+        sampled=True,
+        token_ids=completion.token_ids,
+        mask=~completion.forced,
+        logprobs=completion.logprobs,
+        policy_versions=completion.policy_versions,
+        finish_reason=finish_reason,
+        started_s=started_s,
+        ended_s=ended_s,
+        thinking_tokens=thinking_tokens,
+        temperature=temperature,
+        forced_close=bool(completion.forced.any()),
+    )
 
 
 def check_completion(completion: Completion, sampling: Sampling) -> None:

@@ -87,6 +87,7 @@ class Node:
 
     parent: index of the node before it, -1 at the root. sampled: whether a policy produced it.
     mask: true where a token was sampled (and so may carry loss); forced tokens and observations are false.
+    temperature: at which it was sampled, where that need not be the trace's.
     """
 
     parent: int
@@ -101,6 +102,7 @@ class Node:
     ended_s: float = 0.0
     thinking_tokens: int = 0
     forced_close: bool = False
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +181,22 @@ class Trace:
             paths.append(path[::-1])
         return paths
 
-    def sequences(self) -> list[tuple[TokenIds, Mask, Floats, Versions]]:
-        """Each branch as (token_ids, mask, logprobs, versions); a sampled node is masked in at its first branch only"""
+    @property
+    def temperatures(self) -> list[float]:
+        """At which its nodes were sampled: one, unless a program asked for others on the way."""
+        return sorted({self._temperature(node) for node in self.nodes if node.sampled})
+
+    def _temperature(self, node: Node) -> float:
+        return self.temperature if node.temperature is None else node.temperature
+
+    def sequences(self, *, temperature: float | None = None) -> list[tuple[TokenIds, Mask, Floats, Versions]]:
+        """Each branch as (token_ids, mask, logprobs, versions); a sampled node is masked in at its first branch only.
+
+        temperature: mask in only what was sampled at it.
+        """
         seen: set[int] = set()
+        if temperature is not None:
+            seen = {i for i, node in enumerate(self.nodes) if self._temperature(node) != temperature}
         out = []
         for path in self.branches():
             nodes = [self.nodes[i] for i in path]
