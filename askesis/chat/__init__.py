@@ -12,7 +12,10 @@ from askesis.chat.effort import (
     save_effort,
 )
 from askesis.chat.families import load_renderer, save_renderer
-from askesis.chat.qwen3 import CLOSING, Qwen3Renderer, mode_of
+from askesis.chat.modes import Recommended, mode_of
+from askesis.chat.qwen3 import Qwen3Renderer
+from askesis.chat.renderer import CLOSING, ChatRenderer
+from askesis.chat.stream import Stream
 from askesis.chat.tokenizer import SPECIAL, Tokenizer, train_bpe
 
 __all__ = [
@@ -20,9 +23,12 @@ __all__ = [
     "EFFORTS",
     "EFFORT_FILE",
     "SPECIAL",
+    "ChatRenderer",
     "EffortPoint",
     "EffortTable",
     "Qwen3Renderer",
+    "Recommended",
+    "Stream",
     "Tokenizer",
     "effort_value",
     "failure_text",

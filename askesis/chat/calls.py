@@ -1,76 +1,94 @@
-"""Tool calls as Qwen3 writes them: JSON between `<tool_call>` tags (the Hermes convention).
+"""Tool calls: what a family writes between its tags, and how that is read back.
 
-A model may write anything, so nothing here raises: what cannot be read becomes a `ParseFailure`.
+A model may write anything, so nothing here raises: what cannot be read becomes a `ParseFailure`. `JsonCalls` is the
+Hermes convention (Qwen3 and many others); `xml_calls` has the other one.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from askesis.types import ParseFailure, ToolCall
+from askesis.types import ParseFailure, TemplateError, ToolCall, ToolSpec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _SHAPE = '{"name": <function-name>, "arguments": <args-json-object>}'
 
 
-def parse_calls(text: str) -> tuple[str, tuple[ToolCall, ...], tuple[ParseFailure, ...]]:
-    """(the text around the calls, calls that can run, calls that cannot be read), each in order."""
-    said: list[str] = []
-    calls: list[ToolCall] = []
-    failures: list[ParseFailure] = []
-    at = 0
-    while (start := text.find(OPEN, at)) >= 0:
-        said.append(text[at:start])
-        body = start + len(OPEN)
-        end = _body_end(text, body)
-        if end is None:  # up to the next call, or to the end, nothing closes this one
-            following = text.find(OPEN, body)
-            at = len(text) if following < 0 else following
-            failures.append(ParseFailure(kind="unterminated", detail="", raw=text[body:at]))
-            continue
-        read = read_call(text[body:end], f"call_{len(calls)}")
-        if isinstance(read, ToolCall):
-            calls.append(read)
-        else:
-            failures.append(read)
-        at = end + len(CLOSE)
-    said.append(text[at:])
-    return "".join(said).strip("\n"), tuple(calls), tuple(failures)
+class CallSyntax(Protocol):
+    """One way to write calls between `<tool_call>` and `</tool_call>`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in settings."""
+        ...
+
+    def end(self, text: str) -> int | None:
+        """Where the closing tag stands that ends the well-formed call which `text` begins with; None if none does yet.
+
+        An answer stays right whatever text follows: this is how tags inside an argument are told from real ones.
+        """
+        ...
+
+    def read(self, raw: str, call_id: str, tools: Sequence[ToolSpec]) -> ToolCall | ParseFailure:
+        """What stands between the tags, read. tools: their schemas, for a syntax whose values have no types."""
+        ...
+
+    def write(self, call: ToolCall) -> str:
+        """What stands between the tags, as the template writes it. Raises `TemplateError` for what it cannot."""
+        ...
+
+    def unchanged(self, call: ToolCall) -> bool:
+        """Whether `call` is still what its `raw` says, so that this may stand for it."""
+        ...
 
 
-def read_call(raw: str, call_id: str) -> ToolCall | ParseFailure:
-    """What stands between the tags, read. Arguments that are a JSON object encoded once more are decoded."""
-    try:
-        content = _loads(raw)
-        if not isinstance(content, dict):
-            return ParseFailure(kind="shape", detail="this is no JSON object", raw=raw)
-        if not isinstance(content.get("name"), str) or not content["name"]:
-            return ParseFailure(kind="shape", detail="there is no name", raw=raw)
-    except (ValueError, RecursionError) as error:
-        return ParseFailure(kind="malformed", detail=str(error), raw=raw)
-    arguments = content.get("arguments", {})
-    if isinstance(arguments, str):
+class JsonCalls:
+    """`{"name": ..., "arguments": {...}}`."""
+
+    name = "json"
+
+    def end(self, text: str) -> int | None:
+        """Behind one whole JSON value."""
         try:
-            arguments = _loads(arguments)
+            _, stop = json.JSONDecoder().raw_decode(text, skip_space(text, 0))
         except (ValueError, RecursionError):
-            return ParseFailure(kind="shape", detail="the arguments are a string, not an object", raw=raw)
-    if not isinstance(arguments, dict):
-        return ParseFailure(kind="shape", detail="the arguments are no object", raw=raw)
-    return ToolCall(id=call_id, name=content["name"], arguments=arguments, raw=raw)
+            return None
+        stop = skip_space(text, stop)
+        return stop if text.startswith(CLOSE, stop) else None
 
+    def read(self, raw: str, call_id: str, tools: Sequence[ToolSpec] = ()) -> ToolCall | ParseFailure:
+        """Arguments that are a JSON object encoded once more are decoded."""
+        try:
+            content = loads(raw)
+            if not isinstance(content, dict):
+                return ParseFailure(kind="shape", detail="this is no JSON object", raw=raw)
+            if not isinstance(content.get("name"), str) or not content["name"]:
+                return ParseFailure(kind="shape", detail="there is no name", raw=raw)
+        except (ValueError, RecursionError) as error:
+            return ParseFailure(kind="malformed", detail=str(error), raw=raw)
+        arguments = content.get("arguments", {})
+        if isinstance(arguments, str):
+            try:
+                arguments = loads(arguments)
+            except (ValueError, RecursionError):
+                return ParseFailure(kind="shape", detail="the arguments are a string, not an object", raw=raw)
+        if not isinstance(arguments, dict):
+            return ParseFailure(kind="shape", detail="the arguments are no object", raw=raw)
+        return ToolCall(id=call_id, name=content["name"], arguments=arguments, raw=raw)
 
-def json_end(text: str, start: int) -> int | None:
-    """Where the closing tag stands if a whole JSON value and then `</tool_call>` follow `start`; None if not.
+    def write(self, call: ToolCall) -> str:
+        """A client's string arguments pass through as they are."""
+        arguments: Any = call.arguments
+        if not isinstance(arguments, str):
+            arguments = dumps(dict(arguments), f"the arguments of a call to {call.name!r}")
+        return f'\n{{"name": "{call.name}", "arguments": {arguments}}}\n'
 
-    This is how tags inside a JSON string are told from real ones.
-    """
-    try:
-        _, stop = json.JSONDecoder().raw_decode(text, _skip_space(text, start))
-    except (ValueError, RecursionError):
-        return None
-    stop = _skip_space(text, stop)
-    return stop if text.startswith(CLOSE, stop) else None
+    def unchanged(self, call: ToolCall) -> bool:
+        """Read again."""
+        said = self.read(call.raw, call.id)
+        return isinstance(said, ToolCall) and (said.name, said.arguments) == (call.name, call.arguments)
 
 
 def failure_text(failure: ParseFailure) -> str:
@@ -83,21 +101,14 @@ def failure_text(failure: ParseFailure) -> str:
     return f"error: {hint}: {failure.detail}" if failure.detail else f"error: {hint}"
 
 
-def _body_end(text: str, start: int) -> int | None:
-    end = json_end(text, start)
-    if end is not None:
-        return end
-    end, following = text.find(CLOSE, start), text.find(OPEN, start)
-    return end if end >= 0 and not 0 <= following < end else None
-
-
-def _skip_space(text: str, at: int) -> int:
+def skip_space(text: str, at: int) -> int:
+    """The first place from `at` on that is no white space."""
     while at < len(text) and text[at] in " \t\n\r":
         at += 1
     return at
 
 
-def _loads(text: str) -> Any:
+def loads(text: str) -> Any:
     """JSON that can also be written again: no NaN, no infinity (1e999), no half of a surrogate pair."""
     value = json.loads(text)
     try:
@@ -105,3 +116,11 @@ def _loads(text: str) -> Any:
     except UnicodeEncodeError as error:
         raise ValueError("a string holds half of a surrogate pair, which is no text") from error
     return value
+
+
+def dumps(value: Any, what: str) -> str:
+    """JSON as chat templates write it. Raises `TemplateError`, naming `what`, for what is none."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise TemplateError(f"{what} cannot be written as JSON: {error}; got {value!r}") from error

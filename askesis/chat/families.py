@@ -17,7 +17,8 @@ from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from askesis.chat.qwen3 import CLOSING, Qwen3Renderer
+from askesis.chat.qwen3 import Qwen3Renderer
+from askesis.chat.renderer import CLOSING
 from askesis.chat.tokenizer import TEMPLATE, Tokenizer
 from askesis.types import CheckpointError, Thinking, ToolSpec, nearest, system, user
 

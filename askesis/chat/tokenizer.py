@@ -71,6 +71,11 @@ class Tokenizer:
         """The text of `tokens`, special ones included; halves of a character become U+FFFD."""
         return str(self._backend.decode([int(token) for token in tokens], skip_special_tokens=False))
 
+    def find(self, token: str) -> int | None:
+        """The id of one token; None if the vocabulary lacks it."""
+        found = self._backend.token_to_id(token)
+        return None if found is None else int(found)
+
     def id(self, token: str) -> int:
         """The id of one token. Raises `CheckpointError` if the vocabulary lacks it."""
         found = self._backend.token_to_id(token)

@@ -171,7 +171,8 @@ class EpisodeSession:
         new = self._messages[self._observed :]
         try:
             if self.record.nodes:
-                tokens = self.renderer.extend(self.record.tokens, new, thinking=thinking)
+                history = self._messages[: self._observed]
+                tokens = self.renderer.extend(self.record.tokens, new, thinking=thinking, history=history)
             else:
                 tokens = self.renderer.render(new, tools=self._specs, thinking=thinking)
         except TemplateError as error:
@@ -223,8 +224,8 @@ class EpisodeSession:
         """Put a completion on record, whatever becomes of parsing it: nothing that was sampled is lost."""
         tokens, failure = completion.token_ids, None
         try:
-            message = self.renderer.parse(tokens, thinking=thinking)
-            thought = self.renderer.thinking_tokens(tokens)
+            message = self.renderer.parse(tokens, thinking=thinking, tools=self._specs)
+            thought = self.renderer.thinking_tokens(tokens, thinking=thinking)
         except Exception as error:
             message, thought = Message(role="assistant"), 0
             failure = Outcome(by="engine", reason="parse", detail=_said(error))

@@ -26,6 +26,10 @@ class TemplateError(AskesisError):
     """Messages that the renderer cannot express as tokens."""
 
 
+class PrefixChanged(TemplateError):
+    """A chat template would change tokens that were sampled already: the conversation can only go on as a branch."""
+
+
 class SandboxError(AskesisError):
     """The sandbox itself failed (not the program that ran in it)."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from askesis.types.messages import Message, Thinking, ToolCall, ToolSpec
+from askesis.types.messages import Message, ParseFailure, Reasoning, Text, Thinking, ToolCall, ToolSpec
 from askesis.types.tokens import Completion, OnTokens, Sampling, ThinkingLimit, TokenIds
 from askesis.types.traces import Finding, Limits, Outcome, Reward, Split, Task, Trace
 
@@ -47,8 +47,39 @@ class Engine(Protocol):
         ...
 
 
+Delta = Reasoning | Text | ToolCall | ParseFailure
+"""A piece of a message that is on its way: some characters of reasoning or text, or a whole call."""
+
+
+class CompletionStream(Protocol):
+    """A completion read as it is sampled. All deltas, joined, are what `Renderer.parse` gives of the whole."""
+
+    def feed(self, tokens: Sequence[int] | TokenIds) -> list[Delta]:
+        """What is certain after these tokens."""
+        ...
+
+    def finish(self) -> list[Delta]:
+        """What was held back until the end of the turn, and the calls."""
+        ...
+
+    @property
+    def message(self) -> Message:
+        """All of it, after `finish`."""
+        ...
+
+    @property
+    def thinking_tokens(self) -> int:
+        """As `Renderer.thinking_tokens`, so far."""
+        ...
+
+
 class Renderer(Protocol):
     """Messages to tokens and back, for one model family and one tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """Which family it is."""
+        ...
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -67,24 +98,45 @@ class Renderer(Protocol):
         ...
 
     def extend(
-        self, tokens: TokenIds, messages: Sequence[Message], *, thinking: Thinking | None = None, generate: bool = True
+        self,
+        tokens: TokenIds,
+        messages: Sequence[Message],
+        *,
+        thinking: Thinking | None = None,
+        generate: bool = True,
+        history: Sequence[Message] = (),
     ) -> TokenIds:
-        """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders."""
+        """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders.
+
+        history: the messages that `tokens` are; a renderer of an unknown template needs them. Raises `PrefixChanged`
+        where the template would change what was sampled, so that only a branch can go on.
+        """
         ...
 
     def render_completion(self, message: Message, *, thinking: Thinking | None = None) -> TokenIds:
         """The tokens that a model would have sampled to say `message` from the generation prompt."""
         ...
 
-    def parse(self, tokens: TokenIds, *, thinking: Thinking | None = None) -> Message:
-        """A sampled completion as a message; calls inside reasoning are reasoning, bad calls are `failures`."""
+    def parse(self, tokens: TokenIds, *, thinking: Thinking | None = None, tools: Sequence[ToolSpec] = ()) -> Message:
+        """A sampled completion as a message; calls inside reasoning are reasoning, bad calls are `failures`.
+
+        tools: what could be called; their schemas type the arguments of XML calls.
+        """
+        ...
+
+    def stream(self, *, thinking: Thinking | None = None, tools: Sequence[ToolSpec] = ()) -> CompletionStream:
+        """A completion to be parsed while it is sampled."""
+        ...
+
+    def sampling(self, thinking: Thinking | None = None) -> Sampling:
+        """The recommended sampling of a mode (None: the family's default), with its stops and its budget."""
         ...
 
     def thinking_limit(self, thinking: Thinking) -> ThinkingLimit | None:
         """The budget in this vocabulary's ids; None where thinking is off or unbounded."""
         ...
 
-    def thinking_tokens(self, tokens: TokenIds) -> int:
+    def thinking_tokens(self, tokens: TokenIds, *, thinking: Thinking | None = None) -> int:
         """How many of a completion's tokens were thought: those between the think tags, tags not counted."""
         ...
 
