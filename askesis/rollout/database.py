@@ -2,7 +2,7 @@
 
 Nothing is ever deleted or changed. A rewind adds a lineage: rows of an older lineage are live only up to the step from
 which the newer one went on; what lies beyond is abandoned, and stays to be looked at. An evaluation that was cut off is
-played again at the same step, beyond which nothing was: of one label and step only the newest lineage's traces are live.
+played again at its step: of one label and step only the newest lineage's traces are live.
 """
 
 from __future__ import annotations

@@ -63,6 +63,9 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60),
     "reboot": (169, 142),
     "request_key": (249, 218),
+    "sched_setattr": (314, 274),  # a program that makes way for all others seems to be kept waiting by the machine
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
     "semctl": (66, 191),
     "semget": (64, 190),
     "semop": (65, 193),
@@ -71,6 +74,7 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "setdomainname": (171, 162),
     "sethostname": (170, 161),
     "setns": (308, 268),
+    "setpriority": (141, 140),
     "settimeofday": (164, 170),
     "shmat": (30, 196),
     "shmctl": (31, 195),
@@ -99,11 +103,7 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
 _OWN: dict[str, tuple[int, int]] = {
     "prlimit64": (302, 261),
     "sched_setaffinity": (203, 122),
-    "sched_setattr": (314, 274),
-    "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
 }
-_SET_PRIORITY = (141, 140)
 _NEWEST = 441  # epoll_pwait2: from about here on, numbers are the same on every machine
 _CLONE, _SOCKET, _SERVER = (56, 220), (41, 198), ((49, 200), (42, 203), (50, 201))  # bind, connect, listen
 _NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that `clone` knows
@@ -136,7 +136,7 @@ def filters() -> Filters:
     architecture, column = known
     rules = [(number, "forbid") for name, row in _FORBIDDEN.items() if name not in _WARDENS and (number := row[column])]
     rules += [(number, "absent") for row in _ABSENT.values() if (number := row[column])]
-    rules += [(row[column], "own") for row in _OWN.values()] + [(_SET_PRIORITY[column], "priority")]
+    rules += [(row[column], "own") for row in _OWN.values()]
     rules += [(_FORBIDDEN["unshare"][column] or 0, "unshare"), (_CLONE[column], "clone"), (_SOCKET[column], "socket")]
     last = [(number, "forbid") for name in _WARDENS if (number := _FORBIDDEN[name][column])]
     server = [(call[column], "forbid") for call in _SERVER] + [(_SOCKET[column], "family")]
@@ -167,7 +167,6 @@ def _assemble(architecture: int, rules: list[tuple[int, str]], *, newest: int | 
         "unshare": [argument, (_EQUAL, "allowed", "forbidden", _NEW_NETWORK)],
         "socket": [argument, *((_EQUAL, "allowed", 0, family) for family in _FAMILIES)],
         "own": [argument, (_EQUAL, "allowed", "forbidden", 0)],
-        "priority": [argument, (_ABOVE, "forbidden", 0, 1), (_LOAD, 0, 0, 24), (_EQUAL, "allowed", "forbidden", 0)],
         "family": [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT)],
         "allowed": [(_RETURN, 0, 0, _ALLOW)],
         "forbidden": [(_RETURN, 0, 0, _ERRNO | errno.EPERM)],

@@ -39,11 +39,13 @@ READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
 REPLY = struct.Struct("<BiBd")  # ended, exit code, truncated, wall_s
 PYTHON, RUN = 0, 1
-EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED = range(6)
+EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED, STALLED = range(7)
 OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryError` says so
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
 SETUP_S = 10.0  # in which a child must become the program: time that the machine takes, not the program
+STALL_S = 10.0  # most that the machine may take from a program beyond its wall limit before the run is given up
+LATE_S = 0.1  # a look that comes later than this was kept waiting by a machine that stood still
 CHUNK = 2**16
 COMPILED = ("<string>", "exec", 0, True)  # a program as a file name, in no dialect of ours
 ANY_CHILD = 0x40000000  # __WALL: wait for children of every make
@@ -260,8 +262,12 @@ class Stream:
         return not self.over
 
 
-def usage(memory: int) -> tuple[float, int]:
-    """CPU seconds and resident bytes of all that runs, shared pages counted once if it comes near `memory`."""
+def usage(memory: int, waits: dict[str, int]) -> tuple[float, int, float]:
+    """CPU seconds and resident bytes of all that runs, shared pages counted once if it comes near `memory`.
+
+    And the seconds that one of its threads, the one that waited most, stood in line for a core since the last look;
+    `waits` (nanoseconds by thread) is brought up to date.
+    """
     cpu, pages, pids, buffer = 0.0, 0, [], bytearray(1024)
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1" and proc(name, "stat", buffer):
@@ -273,8 +279,27 @@ def usage(memory: int) -> tuple[float, int]:
     used = pages * PAGE
     if used > memory:
         used = sum(proportional(pid, buffer) for pid in pids)
+    most = 0
+    for pid in pids:
+        for thread, waited in in_line(pid, buffer).items():
+            most, waits[thread] = max(most, waited - waits.get(thread, 0)), waited
     buffer[:] = bytes(len(buffer))
-    return cpu, used
+    return cpu, used, most / 1e9
+
+
+def in_line(pid: str, buffer: bytearray) -> dict[str, int]:
+    """How long each thread of a process has stood in line for a core so far, in nanoseconds.
+
+    Empty where it is gone, or the kernel does not count that.
+    """
+    found = {}
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            if proc(pid, f"task/{thread}/schedstat", buffer):
+                found[thread] = int(bytes(buffer).split()[1])
+    except OSError:
+        pass
+    return found
 
 
 def proportional(pid: str, buffer: bytearray) -> int:
@@ -309,11 +334,14 @@ def supervise(
 ) -> tuple[int, int, float]:
     """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds.
 
-    The wall limit counts from the first look that finds the payload empty: the program has begun.
+    The wall limit counts from the first look that finds the payload empty: the program has begun. What the machine
+    took from it does not count: the time for which a thread stood in line for a core, or we did not get to look. But
+    all CPU time that the run had does, so that nothing is won by standing in line behind oneself.
     """
     _, wall_s, cpu_s, memory, *_ = request
     started, before_s = time.monotonic(), reaped_s()
-    deadline, tick, ended, status, begun = started + SETUP_S, started + TICK_S, EXIT, None, False
+    deadline, tick, ended, status, begun = started + SETUP_S, started + TICK_S, EXIT, None, 0.0
+    late_s, taken_s, waits = 0.0, 0.0, dict[str, int]()
     poll, streams = select.poll(), {stream.pipe: stream for stream in outputs}
     watched = os.pidfd_open(child)
     for file in (watched, *streams):
@@ -321,20 +349,30 @@ def supervise(
     while True:
         now = time.monotonic()
         if not begun and not os.fstat(payload).st_size:
-            begun, deadline = True, now + wall_s
-        if now >= deadline:
-            ended = WALL
-            break
-        if now >= tick:
-            running_s, used = usage(memory)
-            if running_s + reaped_s() - before_s > cpu_s or used > memory:
+            begun, deadline = now, now + wall_s
+        if now >= min(tick, deadline):
+            running_s, used, in_line_s = usage(memory, waits)
+            running_s += reaped_s() - before_s
+            if running_s > cpu_s or used > memory:
                 ended = MEMORY if used > memory else CPU
                 break
+            if begun:  # the kernel enters a wait when it is over, so that it may be longer than the time between looks
+                taken_s = min(taken_s + max(in_line_s, late_s), now - begun)
+            late_s = 0.0
+            if now >= deadline:
+                left_s = wall_s - max(running_s, now - begun - taken_s) if begun else 0.0
+                ended = WALL if left_s <= 0 else STALLED if now >= begun + wall_s + STALL_S else EXIT
+                if ended != EXIT:
+                    break
+                deadline = min(now + left_s, begun + wall_s + STALL_S)
             status, _ = reap(child, status)
             tick = time.monotonic() + TICK_S
         # what the program left behind has no descriptor to wait for
         wait_s = min(deadline, tick) - now if status is None else 0.002
-        for file, _ in poll.poll(int(1000 * wait_s) + 1):
+        files = poll.poll(int(1000 * wait_s) + 1)
+        overdue_s = time.monotonic() - now - wait_s
+        late_s += overdue_s if overdue_s > LATE_S else 0.0
+        for file, _ in files:
             if file == watched:
                 poll.unregister(watched)
                 status, _ = reap(child, status)

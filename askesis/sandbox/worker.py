@@ -24,7 +24,7 @@ from askesis.sandbox.tree import Row
 from askesis.types import RunLimits, SandboxError
 
 START_S = 60.0  # a worker that is not ready by then will not be
-GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its wall limit: to begin, to die, to answer
+GRACE_S = 2 * warden.SETUP_S + warden.STALL_S  # what a run may take beyond its wall limit: to begin, to die, to answer
 Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
 _ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
@@ -238,6 +238,11 @@ def _answer(message: bytes, files: list[int]) -> Answer:
             why = _content(payload)
             said = why[1:].decode("utf-8", "replace") if why.startswith(b"!") else f"it ended with {code} before that"
             raise SandboxError(f"sandbox: a program could not be started: {said}")
+        if ended == warden.STALLED:
+            raise SandboxError(
+                f"sandbox: the machine let a program have less than its wall limit in {wall_s:.1f} s; it is too busy: "
+                "run fewer programs at once, or fewer other ones beside them"
+            )
         answer = Answer(
             ended=_ENDS[ended],
             exit_code=code,

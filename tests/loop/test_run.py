@@ -283,7 +283,7 @@ def test_an_evaluation_that_was_cut_off_counts_once(name, toy_recipe):
             rows = {row.mode: row.summary for row in evaluation.rows}
             assert len(list(store.traces(label=label))) == 16
             figures = {one.mode: one for one in store.summary(label=label)}
-            assert {mode: one.episodes for mode, one in figures.items()} == {mode: 8 for mode in rows}
+            assert {mode: one.episodes for mode, one in figures.items()} == dict.fromkeys(rows, 8)
             assert all(one.success == pytest.approx(rows[mode].success) for mode, one in figures.items())
         everything = store.traces(label=f"eval:{name}", abandoned=True)
         assert len(list(everything)) > 16  # what was sampled before the kill is kept to be looked at

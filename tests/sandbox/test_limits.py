@@ -1,13 +1,16 @@
 """Whatever a program does with time, memory, processes, files and output has a typed end, and hurts nobody else."""
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from askesis.sandbox import SandboxPool
-from askesis.types import RunLimits
+from askesis.types import RunLimits, SandboxError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -128,6 +131,75 @@ async def test_a_program_of_any_kind_is_held_too(pool):
     bomb = await sandbox.run(["sh", "-c", "b() { b | b & }; b; sleep 60"], limits=replace(LIMITS, wall_s=1))
     assert bomb.ended in ("wall", "exit")
     await sandbox.close()
+
+
+# -- the machine's time ----------------------------------------------------------------------------------------------
+
+WORK = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+until = time.process_time() + 0.4
+while time.process_time() < until: pass
+print("done")
+"""
+CROWD = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for _ in range(3): os.fork()
+while True: pass
+"""
+
+
+async def test_standing_in_line_is_not_the_programs_time(pool):
+    """Others spin on the core that it wants, so that its 0.4 s of work take twice as long at least."""
+    crowd = asyncio.create_task(run(pool, CROWD, processes=8, cpu_s=60))
+    await asyncio.sleep(0.2)
+    result = await run(pool, WORK, wall_s=0.6)
+    assert not crowd.done()
+    assert (result.ended, result.stdout) == ("exit", "done\n"), result
+    assert result.wall_s > 0.6  # or nobody was in its way, and this has tested nothing
+    slept = await run(pool, "import time; time.sleep(60)", wall_s=0.3)
+    assert slept.ended == "wall"  # who does not want a core is not kept from one
+    crowd.cancel()
+    await asyncio.gather(crowd, return_exceptions=True)
+
+
+@pytest.mark.full
+async def test_a_machine_too_busy_for_a_program_is_no_end_of_the_program():
+    async with SandboxPool(13, LIMITS) as crowded:
+        crowd = [asyncio.create_task(run(crowded, CROWD, cpu_s=60)) for _ in range(12)]
+        await asyncio.sleep(2)
+        with pytest.raises(SandboxError):  # whoever was the first to notice
+            await run(crowded, WORK.replace("0.4", "9"), wall_s=3)
+        for one in crowd:
+            one.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_nothing_is_won_by_standing_in_line_behind_oneself(pool):
+    assert (await run(pool, CROWD, wall_s=0.5)).ended == "wall"
+
+
+def _family(pid):
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [pid, *(one for child in children for one in _family(child))]
+
+
+async def test_a_machine_that_stands_still_ends_no_program():
+    async with SandboxPool(1, LIMITS) as pool:
+        (worker,) = pool._workers
+        sleeping = asyncio.create_task(
+            run(pool, "import time\nfor _ in range(6): time.sleep(0.1)\nprint('done')", wall_s=1.2)
+        )
+        await asyncio.sleep(0.2)
+        family = _family(worker._process.pid)
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(1.5)
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
+        result = await sleeping
+        assert (result.ended, result.stdout) == ("exit", "done\n"), result
 
 
 async def test_disks_are_small(pool):
