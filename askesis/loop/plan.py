@@ -10,7 +10,7 @@ import numpy as np
 
 from askesis.loop.fresh import ToolWatch
 from askesis.loop.recipe import Recipe
-from askesis.loop.stream import derived_seed, limited, tasks_of, thinking_of
+from askesis.loop.stream import all_thinkings, derived_seed, limited, tasks_of
 from askesis.rollout import EpisodeSpec, Roller, Speaker
 from askesis.types import (
     Agent,
@@ -75,7 +75,7 @@ async def survey(recipe: Recipe, env: Env, agent: Agent, renderer: Renderer) -> 
     Raises `EnvError` if there are no tasks, one of them is in both splits, or cannot be set up.
     """
     shown = recipe.demonstrations
-    modes = [thinking_of(mode) for mode in (shown.modes if shown else recipe.rollout.modes)]
+    modes = all_thinkings(shown.modes if shown else recipe.rollout.modes)
     tasks = tasks_of(env, "train", seed=derived_seed(recipe.run.seed, "tasks", 0), limit=_PROBED)
     if recipe.eval.tasks:
         known = {task.id for task in tasks}

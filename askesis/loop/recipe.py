@@ -126,10 +126,22 @@ class Mode(Section):
     """Share of the tasks, in proportion to the other modes'."""
     budget: Natural | None = None
     """Most tokens a turn may think; unset: no bound."""
+    budgets: Annotated[tuple[Natural | Literal["none"], ...], Strict(False)] | None = None
+    """Several budgets in place of one, as in `[0, 8, 32, "none"]`: the mode's tasks are spread over them evenly."""
+    episode_budget: Natural | None = None
+    """Most tokens that all turns of an episode may think together; unset: no bound."""
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Mode:
-        _demand(self.thinking or self.budget is None, f"budget = {self.budget} has no use where thinking = false")
+        for key in ("budget", "budgets", "episode_budget"):
+            value = getattr(self, key)
+            shown = list(value) if isinstance(value, tuple) else value
+            _demand(self.thinking or value is None, f"{key} = {shown} has no use where thinking = false")
+        if self.budgets is not None:
+            _demand(self.budget is None, f"budget = {self.budget} and budgets = {list(self.budgets)}: give one of them")
+            _demand(self.budgets, "budgets is empty: give at least one, or leave it away")
+            twice = len(set(self.budgets)) < len(self.budgets)
+            _demand(not twice, f"budgets = {list(self.budgets)} names one twice: use modes with a share each")
         return self
 
 
@@ -324,6 +336,8 @@ class Recipe(Section):
             assert shown is not None
             bounded = run.minutes or run.steps or shown.tokens or shown.episodes
             _demand(bounded, "none of run.minutes, run.steps, demonstrations.tokens, .episodes says when to stop")
+            kept = [mode for mode in shown.modes if (mode.budget, mode.budgets, mode.episode_budget) != (None,) * 3]
+            _demand(not kept, "demonstrations.modes has a thinking budget, but a demonstrator keeps to none")
         if model.init is not None:
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads
             _demand(heads % groups == 0, f"model.init: {groups} key and value heads do not divide {heads} heads")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -35,9 +35,18 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
 
 
-def thinking_of(mode: Mode) -> Thinking:
-    """The mode as a value that travels."""
-    return Thinking(enabled=mode.thinking, budget=mode.budget)
+def thinkings_of(mode: Mode) -> list[Thinking]:
+    """The mode as values that travel: one for each of its budgets."""
+    budgets = (mode.budget,) if mode.budgets is None else mode.budgets
+    return [
+        Thinking(enabled=mode.thinking, budget=None if budget == "none" else budget, episode_budget=mode.episode_budget)
+        for budget in budgets
+    ]
+
+
+def all_thinkings(modes: Iterable[Mode]) -> list[Thinking]:
+    """Every mode and budget once, in the order of the recipe."""
+    return list(dict.fromkeys(thinking for mode in modes for thinking in thinkings_of(mode)))
 
 
 def limited(task: Task, overrides: LimitOverrides) -> Task:
@@ -69,15 +78,20 @@ def tasks_of(env: Env, split: Split, *, seed: int, limit: int) -> list[Task]:
 
 
 class ModeDeal:
-    """Deals thinking modes out to places, so that after any number of places each has had its share, as near as can be.
+    """Deals thinking modes and budgets out to places, so that after any number of places each has had its share.
 
-    Places are dealt to the mode that is furthest behind; ties go to the one named first.
+    As near as can be: places are dealt to the mode that is furthest behind; ties go to the one named first.
     """
 
     def __init__(self, modes: Sequence[Mode]) -> None:
         total = sum(mode.share for mode in modes)
-        self._modes = [(thinking_of(mode), mode.share / total) for mode in modes]
-        self._counts = [0] * len(modes)
+        self._modes = [
+            (thinking, mode.share / total / len(budgets))
+            for mode in modes
+            for budgets in (thinkings_of(mode),)
+            for thinking in budgets
+        ]
+        self._counts = [0] * len(self._modes)
         self._dealt: list[Thinking] = []
 
     def __getitem__(self, position: int) -> Thinking:

@@ -30,7 +30,7 @@ from askesis.loop.prepared import Prepared
 from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
 from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
-from askesis.loop.stream import Prompt, limited, thinking_of
+from askesis.loop.stream import Prompt, all_thinkings, limited
 from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
 
 
@@ -294,7 +294,7 @@ class Training:
         greedy = settings.greedy if greedy is None else greedy
         exam = Exam(
             tasks=[limited(task, recipe.rollout.limits) for task in tasks],
-            modes=list(dict.fromkeys(map(thinking_of, modes))),
+            modes=all_thinkings(modes),
             temperatures=(settings.temperature, 0.0) if greedy and settings.temperature else (settings.temperature,),
             seed=settings.seed,
         )
