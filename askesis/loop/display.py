@@ -137,7 +137,9 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
         learned += [f"reward {_number(record.reward, 3)}", f"success {rates}"]
         thinking = [value for mode, value in record.thinking_by_mode.items() if mode != "no_think"]
         if thinking:
-            learned.append(f"{_number(sum(thinking) / len(thinking), 0)} thinking tokens")
+            forced = [value for value in record.closed_by_budget.values() if value > 0]
+            cut = f" ({_percent(sum(forced) / len(record.thinking_by_mode))} of turns cut off)" if forced else ""
+            learned.append(f"{_number(sum(thinking) / len(thinking), 0)} thinking tokens{cut}")
     elif "loss" in record.trainer:
         learned.append(f"loss {record.trainer['loss']:.3f}")
     tools = record.tool_s / max(record.episodes, 1)  # episodes overlap: their sum would be longer than the step

@@ -65,7 +65,9 @@ class StepRecord:
     """One step, for the live line, TensorBoard, the report and result.json.
 
     seconds: of training up to and with this step. reward, success, turns, ...: over the learnable episodes of the step
-    (nan for none). success_by_mode, thinking_by_mode: by `Thinking.mode`. trainer: what the trainer reported.
+    (nan for none). success_by_mode, thinking_by_mode: by `Thinking.mode`; so are the shares of turns that thought
+    (triggered), whose thinking the policy closed by itself, and whose thinking its budget closed.
+    trainer: what the trainer reported.
     groups: drawn; trained; dropped by reason. outcomes: final attempts by `who:reason`; retried: attempts repeated.
     tool_s: seconds in tools, summed over episodes. lost: what ended the first episode that the machinery ended.
     """
@@ -93,6 +95,9 @@ class StepRecord:
     tool_s: float
     trainer: Mapping[str, float] = field(default_factory=dict)
     lost: str = ""
+    triggered: Mapping[str, float] = field(default_factory=dict)
+    closed_by_itself: Mapping[str, float] = field(default_factory=dict)
+    closed_by_budget: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_s(self) -> float:

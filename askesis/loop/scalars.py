@@ -1,4 +1,4 @@
-"""TensorBoard: every figure of every step, under `rollout/`, `train/` and `time/`."""
+"""TensorBoard: every figure of every step, under `rollout/`, `thinking/`, `train/` and `time/`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Scalars:
         }
         values |= {f"rollout/success_{mode}": value for mode, value in record.success_by_mode.items()}
         values |= {f"rollout/thinking_tokens_{mode}": value for mode, value in record.thinking_by_mode.items()}
+        for name in ("triggered", "closed_by_itself", "closed_by_budget"):
+            values |= {f"thinking/{name}_{mode}": value for mode, value in getattr(record, name).items()}
         values |= {f"rollout/dropped_{reason}": count for reason, count in record.dropped.items()}
         values |= {f"train/{name}": value for name, value in record.trainer.items()}
         for name, value in values.items():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from askesis.types import Completion, EngineError, Message, Node, Sampling, TokenIds
+from askesis.types import Completion, EngineError, Message, Node, Renderer, Sampling, Thinking, TokenIds
 
 NO_VERSION = -1  # `policy_versions` of tokens that no policy produced
 NOTHING: TokenIds = np.empty(0, dtype=np.int32)
@@ -121,6 +121,18 @@ def observed_node(parent: int, message: Message, tokens: TokenIds, *, at: float)
         started_s=at,
         ended_s=at,
     )
+
+
+def thought_tokens(renderer: Renderer, completion: Completion, thinking: Thinking) -> int:
+    """How many of a completion's tokens were sampled while thinking: those that a budget counts.
+
+    A closing text that was forced in ends the thinking and is no thought, whatever words it has.
+    """
+    tokens = completion.token_ids
+    if completion.forced.any():
+        limit = renderer.thinking_limit(Thinking(budget=0))
+        tokens = tokens[~completion.forced | (tokens == (limit.close_id if limit is not None else -1))]
+    return renderer.thinking_tokens(tokens, thinking=thinking)
 
 
 def sampled_node(

@@ -239,6 +239,11 @@ class _Roll:
         self.failure: BaseException | None = None
         self.over = False
         for index, spec in enumerate(specs):
+            if spec.thinking.effort is not None:
+                raise ConfigError(
+                    f"an episode of task {spec.task.id} is asked for with effort {spec.thinking.effort:g}, which was "
+                    "never turned into a budget; use `askesis.chat.resolve` with the checkpoint's table of effort"
+                )
             group = self.groups.setdefault(spec.group, _Gathering())
             first = specs[group.indices[0]] if group.indices else spec
             if (first.task.id, first.thinking) != (spec.task.id, spec.thinking):

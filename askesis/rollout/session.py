@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from askesis.rollout.arguments import complaint
 from askesis.rollout.bounded import bounded
-from askesis.rollout.record import TokenRecord, check_completion
+from askesis.rollout.record import TokenRecord, check_completion, thought_tokens
 from askesis.rollout.speakers import EpisodeSpec, Speaker
 from askesis.types import (
     AskesisError,
@@ -100,6 +100,7 @@ class EpisodeSession:
     _observed: int = 0  # messages that are in the record already
     _turns: int = 0
     _spoken: int = 0  # sampled and forced tokens of all turns
+    _thought: int = 0  # of them, those that were sampled while thinking
     _bound: str = ""  # which limit would cut the last turn
     _start: float = field(init=False)
     _by_name: Mapping[str, Tool] = field(init=False)
@@ -154,6 +155,11 @@ class EpisodeSession:
         if spent is not None:
             raise self._over(spent)
         thinking = self.spec.thinking if thinking is None else thinking
+        if thinking.effort is not None:
+            raise ConfigError(
+                f"effort {thinking.effort:g} was never turned into a budget; use `askesis.chat.resolve` with the "
+                "checkpoint's table of effort, or give a budget"
+            )
         self._render(thinking)
         sampling = self._sampling(thinking)
         context, asked = self.record.tokens, len(self._messages)
@@ -196,8 +202,15 @@ class EpisodeSession:
             max_tokens=most,
             stop=self.renderer.stop_ids,
             seed=turn_seed(self.spec.seed, self._turns),
-            thinking=self.renderer.thinking_limit(thinking),
+            thinking=self.renderer.thinking_limit(self._left_to_think(thinking)),
         )
+
+    def _left_to_think(self, thinking: Thinking) -> Thinking:
+        """The mode of a turn with the budget that it has: its own, or what is left of the episode's if that is less."""
+        whole = [one.episode_budget for one in (thinking, self.spec.thinking) if one.episode_budget is not None]
+        left = [max(0, budget - self._thought) for budget in whole]
+        bounds = left if thinking.budget is None else [thinking.budget, *left]
+        return replace(thinking, budget=min(bounds)) if bounds else thinking
 
     def _full(self, bound: str) -> Outcome:
         detail = f"{len(self.record)} tokens of context, {self._spoken} of them spoken"
@@ -225,7 +238,7 @@ class EpisodeSession:
         tokens, failure = completion.token_ids, None
         try:
             message = self.renderer.parse(tokens, thinking=thinking, tools=self._specs)
-            thought = self.renderer.thinking_tokens(tokens, thinking=thinking)
+            thought = thought_tokens(self.renderer, completion, thinking)
         except Exception as error:
             message, thought = Message(role="assistant"), 0
             failure = Outcome(by="engine", reason="parse", detail=_said(error))
@@ -234,6 +247,7 @@ class EpisodeSession:
         self._observed = len(self._messages)
         self._turns += 1
         self._spoken += len(tokens)
+        self._thought += thought
         self.meter.turns += 1
         self.meter.tokens += len(tokens)
         if failure is not None:

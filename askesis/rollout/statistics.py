@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from askesis.types import Trace
 
@@ -16,6 +17,10 @@ class Summary:
 
     success: rate, with its 95% interval (Wilson). turns, thinking_tokens, sampled_tokens, reward: means an episode.
     submitted: share that ended in a submission. truncated: share with a turn that ran into its length.
+    triggered: share of turns that thought at all. closed_by_itself, closed_by_budget: share of turns whose thinking the
+    policy ended, and whose thinking the budget cut off. budget_error: mean of |thought - budget| / budget over the
+    turns that had a budget above 0 and thought (nan for none). over_budget: most tokens by which any turn or episode
+    went beyond its budget: 0 where budgets are kept. thinking_interval: 95% interval of the mean thinking tokens.
     infrastructure: episodes that say nothing about the policy. outcomes: counts by `who:reason`.
     Rates and means of nothing are nan.
     """
@@ -33,6 +38,18 @@ class Summary:
     submitted: float
     truncated: float
     outcomes: Mapping[str, int]
+    triggered: float = math.nan
+    closed_by_itself: float = math.nan
+    closed_by_budget: float = math.nan
+    budget_error: float = math.nan
+    over_budget: int = 0
+    thinking_interval: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def forced(self) -> float:
+        """Share of the closings of thinking that a budget forced; nan where nothing was closed."""
+        closings = self.closed_by_itself + self.closed_by_budget
+        return self.closed_by_budget / closings if closings else math.nan
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -67,7 +84,40 @@ def summarise(traces: Iterable[Trace]) -> Summary:
         submitted=_mean([trace.outcome.reason == "submitted" for trace in judged]),
         truncated=_mean([any(node.finish_reason == "length" for node in nodes) for nodes in sampled]),
         outcomes=dict(Counter(f"{trace.outcome.by}:{trace.outcome.reason}" for trace in everything)),
+        **_thinking(judged),
     )
+
+
+def _thinking(traces: Sequence[Trace]) -> dict[str, Any]:
+    """How thinking went, turn by turn."""
+    turns = [(node, trace.thinking) for trace in traces for node in trace.nodes if node.sampled]
+    errors, over = [], 0
+    for node, thinking in turns:
+        if thinking.budget is not None:
+            over = max(over, node.thinking_tokens - thinking.budget)
+            if thinking.budget and node.thought:
+                errors.append(abs(node.thinking_tokens - thinking.budget) / thinking.budget)
+    for trace in traces:
+        if trace.thinking.episode_budget is not None:
+            over = max(over, trace.thinking_tokens - trace.thinking.episode_budget)
+    return {
+        "triggered": _mean([node.thought for node, _ in turns]),
+        "closed_by_itself": _mean([node.closed_by_itself for node, _ in turns]),
+        "closed_by_budget": _mean([node.forced_close for node, _ in turns]),
+        "budget_error": _mean(errors),
+        "over_budget": over,
+        "thinking_interval": _interval([trace.thinking_tokens for trace in traces]),
+    }
+
+
+def _interval(values: Sequence[int]) -> tuple[float, float]:
+    """95% interval of a mean, by the normal approximation."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    half = 1.959964 * math.sqrt(variance / len(values))
+    return mean - half, mean + half
 
 
 def by_mode(traces: Iterable[Trace]) -> dict[str, Summary]:

@@ -104,6 +104,17 @@ class Node:
     forced_close: bool = False
     temperature: float | None = None
 
+    @property
+    def thought(self) -> bool:
+        """Whether the policy thought here at all; an empty pair of think tags is no thought."""
+        return self.thinking_tokens > 0 and bool(self.message.reasoning.strip())
+
+    @property
+    def closed_by_itself(self) -> bool:
+        """Whether the policy ended its thinking and went on to say or do something, with no budget's help."""
+        said = self.message.text or self.message.tool_calls or self.message.failures
+        return self.thought and not self.forced_close and bool(said)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEvent:
