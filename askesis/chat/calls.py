@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from askesis.types import ParseFailure, TemplateError, ToolCall, ToolSpec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _SHAPE = '{"name": <function-name>, "arguments": <args-json-object>}'
+_XML_SHAPE = "<function=NAME> <parameter=KEY> VALUE </parameter> ... </function>"
 
 
 class CallSyntax(Protocol):
     """One way to write calls between `<tool_call>` and `</tool_call>`."""
 
     @property
-    def name(self) -> str:
-        """What it is called in settings."""
+    def name(self) -> Literal["json", "xml"]:
+        """What it is called in settings and failures."""
         ...
 
     def end(self, text: str) -> int | None:
@@ -47,7 +48,7 @@ class CallSyntax(Protocol):
 class JsonCalls:
     """`{"name": ..., "arguments": {...}}`."""
 
-    name = "json"
+    name: Literal["json", "xml"] = "json"
 
     def end(self, text: str) -> int | None:
         """Behind one whole JSON value."""
@@ -93,10 +94,11 @@ class JsonCalls:
 
 def failure_text(failure: ParseFailure) -> str:
     """What the agent reads in place of a result."""
+    shape = _SHAPE if failure.syntax == "json" else _XML_SHAPE
     hint = {
         "unterminated": f"the call was never closed with {CLOSE}",
-        "malformed": "the call is not valid JSON",
-        "shape": f"a call must be {_SHAPE}",
+        "malformed": "the call is not valid JSON" if failure.syntax == "json" else f"a call must be {shape}",
+        "shape": f"a call must be {shape}",
     }[failure.kind]
     return f"error: {hint}: {failure.detail}" if failure.detail else f"error: {hint}"
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from askesis.chat.calls import CallSyntax
 from askesis.chat.renderer import CLOSING, ChatRenderer
-from askesis.chat.stream import Markup
+from askesis.chat.stream import Began, Markup
 from askesis.chat.tokenizer import Tokenizer
-from askesis.types import Message, TemplateError, Thinking, TokenIds, ids
+from askesis.types import Message, Reasoning, TemplateError, Thinking, TokenIds, ids
 
 NO_THINKING = "<think>\n\n</think>\n\n"
+OPENED = "<think>\n"
 PROMPT = "<|im_start|>assistant\n"
 
 
@@ -18,6 +19,10 @@ class ChatMLRenderer(ChatRenderer):
     """A family of Qwen's. A tokenizer without Qwen's tokens gives `CheckpointError`."""
 
     syntax: CallSyntax
+    opens = False
+    """Whether the prompt itself opens the thinking."""
+    shut = NO_THINKING
+    """What the prompt ends with where the model is not to think."""
 
     def __init__(self, tokenizer: Tokenizer, *, closing: str = CLOSING) -> None:
         tokenizer.check_special()
@@ -32,7 +37,14 @@ class ChatMLRenderer(ChatRenderer):
 
     def prompt(self, thinking: Thinking | None) -> str:
         """What makes the model speak."""
-        return PROMPT + ("" if self.thinks(thinking) else NO_THINKING)
+        if self.thinks(thinking):
+            return PROMPT + (OPENED if self.opens else "")
+        return PROMPT + self.shut
+
+    def _began(self, thinking: Thinking | None) -> Began:
+        if not self.thinks(thinking):
+            return "outside"
+        return "inside" if self.opens else "either"
 
     def observed(self, message: Message) -> str:
         """The text of a message that was not sampled, as the template puts it between its marks."""
@@ -97,3 +109,14 @@ def last_query(messages: Sequence[Message], texts: Sequence[str]) -> int | None:
         if messages[index].role == "user" and not wrapped:
             return index
     return None
+
+
+def split_thought(message: Message, content: str) -> tuple[str, str]:
+    """Reasoning and text. A literal `</think>` in the text of a message without reasoning splits it: the templates'
+    own quirk."""
+    if any(isinstance(part, Reasoning) for part in message.parts):
+        return message.reasoning, content
+    if "</think>" in content:
+        head, tail = content.split("</think>")[0], content.split("</think>")[-1]
+        return head.rstrip("\n").split("<think>")[-1].lstrip("\n"), tail.lstrip("\n")
+    return "", content

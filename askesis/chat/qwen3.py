@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from askesis.chat.calls import JsonCalls, dumps
-from askesis.chat.chatml import ChatMLRenderer, last_query, tool_result, turn
-from askesis.chat.renderer import thought_and_content
+from askesis.chat.chatml import OPENED, ChatMLRenderer, last_query, split_thought, tool_result, turn
 from askesis.types import Message, TemplateError, Thinking, ToolSpec
 
 _TOOLS = (
@@ -68,9 +67,12 @@ class Qwen3Renderer(ChatMLRenderer):
             out.append(self.prompt(thinking))
         return "".join(out)
 
+    def _thought_and_content(self, message: Message) -> tuple[str, str]:
+        return split_thought(message, message.text)
+
     def _assistant(self, message: Message, *, after_query: bool, last: bool) -> str:
         """A turn of the past. Its thinking is there only since the last question, and only if it is last or thought."""
-        thought, content = thought_and_content(message)
+        thought, content = self._thought_and_content(message)
         block = after_query and (last or bool(thought))
         return (_block(thought) + content.lstrip("\n") if block else content) + self._calls_after(message, content)
 
@@ -80,10 +82,13 @@ class Qwen3Renderer(ChatMLRenderer):
 
     def completion_text(self, message: Message, *, thinking: Thinking | None) -> str:
         """A think block, empty where nothing was thought, unless the prompt had one."""
-        thought, content = thought_and_content(message)
-        said = _block(thought) + content.lstrip("\n") if self.thinks(thinking) else content
+        thought, content = self._thought_and_content(message)
+        said = content
+        if self.thinks(thinking):
+            block = _block(thought)
+            said = (block.removeprefix(OPENED) if self.opens else block) + content.lstrip("\n")
         return said + self._calls_after(message, content, sampled=True)
 
 
 def _block(thought: str) -> str:
-    return "<think>\n" + thought.strip("\n") + "\n</think>\n\n"
+    return OPENED + thought.strip("\n") + "\n</think>\n\n"

@@ -21,7 +21,6 @@ from askesis.chat.stream import Began, Markup, Stream
 from askesis.chat.tokenizer import SPECIAL, Tokenizer
 from askesis.types import (
     Message,
-    Reasoning,
     Sampling,
     TemplateError,
     Thinking,
@@ -129,7 +128,7 @@ class ChatRenderer(ABC):
         Raises `TemplateError` for what no model can have sampled: reasoning with thinking switched off, think tags
         inside reasoning or text, a token that ends the turn before its end.
         """
-        thought, content = thought_and_content(message)
+        thought, content = self._thought_and_content(message)
         if thought and not self.thinks(thinking):
             raise TemplateError("a completion cannot have reasoning with thinking switched off")
         if any(tag in part for part in (thought, content) for tag in ("<think>", "</think>")):
@@ -148,6 +147,10 @@ class ChatRenderer(ABC):
             raise TemplateError(f"{self.name} has no such mode; it {has}")
         return enabled
 
+    def _thought_and_content(self, message: Message) -> tuple[str, str]:
+        """Reasoning and text, as the template takes them."""
+        return message.reasoning, message.text
+
     def _call_text(self, message: Message, *, sampled: bool) -> list[str]:
         """Each call of `message` with its tags; as it was sampled, where it still is what was sampled."""
         if message.tool_calls and self.calls is None:
@@ -161,9 +164,9 @@ class ChatRenderer(ABC):
 
     # -- back to messages ----------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _began(self, thinking: Thinking | None) -> Began:
         """Where a completion begins: in the thinking, after it, or at the model's choice."""
-        return "either" if thinking is None or thinking.enabled else "outside"
 
     def stream(self, *, thinking: Thinking | None = None, tools: Sequence[ToolSpec] = ()) -> Stream:
         """A completion to be read as it is sampled; see `askesis.chat.stream`."""
@@ -217,15 +220,3 @@ class ChatRenderer(ABC):
     def decode(self, tokens: TokenIds) -> str:
         """The text of `tokens`, special ones included."""
         return self.tokenizer.decode(np.asarray(tokens))
-
-
-def thought_and_content(message: Message) -> tuple[str, str]:
-    """Reasoning and text. A literal `</think>` in the text of a message without reasoning splits it: the templates'
-    own quirk."""
-    content = message.text
-    if any(isinstance(part, Reasoning) for part in message.parts):
-        return message.reasoning, content
-    if "</think>" in content:
-        head, tail = content.split("</think>")[0], content.split("</think>")[-1]
-        return head.rstrip("\n").split("<think>")[-1].lstrip("\n"), tail.lstrip("\n")
-    return "", content

@@ -292,5 +292,5 @@ class Stream:
     def _read(self, call: _Call, call_id: str) -> ToolCall | ParseFailure:
         assert self._markup.calls is not None
         if call.unterminated:
-            return ParseFailure(kind="unterminated", detail="", raw=call.raw)
+            return ParseFailure(kind="unterminated", detail="", raw=call.raw, syntax=self._markup.calls.name)
         return self._markup.calls.read(call.raw, call_id, self._tools)

@@ -160,7 +160,7 @@ def message_to_json(message: Message) -> dict[str, Any]:
         "parts": [["think" if isinstance(part, Reasoning) else "text", part.text] for part in message.parts],
         "calls": [[c.id, c.name, c.arguments, c.raw] for c in message.tool_calls],
         "answers": message.tool_call_id,
-        "failures": [[f.kind, f.detail, f.raw] for f in message.failures],
+        "failures": [[f.kind, f.detail, f.raw, f.syntax] for f in message.failures],
     }
     return {key: value for key, value in full.items() if value or (key == "answers" and value is not None)}
 
@@ -172,5 +172,8 @@ def message_from_json(values: Mapping[str, Any]) -> Message:
         parts=tuple(Reasoning(text=t) if kind == "think" else Text(text=t) for kind, t in values.get("parts", ())),
         tool_calls=tuple(ToolCall(id=i, name=n, arguments=a, raw=r) for i, n, a, r in values.get("calls", ())),
         tool_call_id=values.get("answers"),
-        failures=tuple(ParseFailure(kind=k, detail=d, raw=r) for k, d, r in values.get("failures", ())),
+        failures=tuple(
+            ParseFailure(kind=k, detail=d, raw=r, syntax=next(iter(rest), "json"))
+            for k, d, r, *rest in values.get("failures", ())
+        ),
     )

@@ -40,11 +40,13 @@ class ParseFailure:
     """A call that could not be read: what the agent gets to see instead of a result.
 
     kind: `unterminated` (no closing tag), `malformed` (not JSON), `shape` (JSON, but no name or arguments).
+    syntax: how it should have been written.
     """
 
     kind: Literal["unterminated", "malformed", "shape"]
     detail: str
     raw: str
+    syntax: Literal["json", "xml"] = "json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

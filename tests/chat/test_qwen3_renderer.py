@@ -1,8 +1,9 @@
-"""What the Qwen3 renderer writes, against the official template, byte for byte."""
+"""Qwen3 beside its template: our copy of it, tokenizers that transformers opens, budgets, switches."""
 
 import itertools
 
 import pytest
+from conversations import ARGUMENTS, OFF, SHAPES, TOOLSETS, WORDS, as_dict
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -10,116 +11,15 @@ from transformers import AutoTokenizer
 from askesis.chat import CLOSING, Qwen3Renderer, load_renderer, mode_of, save_renderer
 from askesis.chat.tokenizer import TEMPLATE
 from askesis.types import (
-    Message,
-    Reasoning,
     TemplateError,
-    Text,
     Thinking,
     ToolCall,
-    ToolSpec,
     assistant,
     ids,
     system,
     tool_result,
     user,
 )
-
-OFF = Thinking(enabled=False)
-SPEC = ToolSpec(
-    name="suche",
-    description="Söker <b>allt</b> & 'mer'.",
-    parameters={"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
-)
-TOOLSETS = [(), (SPEC,), (SPEC, ToolSpec(name="noop", description="", parameters={"type": "object", "properties": {}}))]
-
-
-def as_dict(message: Message) -> dict:
-    out: dict = {"role": message.role, "content": message.text}
-    if any(isinstance(part, Reasoning) for part in message.parts):
-        out["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        out["tool_calls"] = [{"function": {"name": c.name, "arguments": c.arguments}} for c in message.tool_calls]
-    return out
-
-
-def official_text(official, messages, tools, thinking, generate):
-    options = {} if thinking is None else {"enable_thinking": thinking.enabled}
-    return official.render(
-        messages=[as_dict(m) for m in messages],
-        tools=[tool.as_json() for tool in tools] or None,
-        add_generation_prompt=generate,
-        **options,
-    )
-
-
-CALL = ToolCall(id="call_0", name="suche", arguments={"q": "snö & <ice>", "n": [1, {"x": None}]})
-STRING_CALL = ToolCall(id="call_1", name="noop", arguments='{"raw":  1}')  # type: ignore[arg-type]
-SHAPES = {
-    "one question": [user("Hi")],
-    "system": [system("Be brief."), user("Hi")],
-    "system later": [user("Hi"), system("Be brief."), user("Well?")],
-    "soft switch": [user("Hi /no_think"), assistant("Yes."), user("And now? /think")],
-    "(a) user after thinking": [user("Hi"), assistant("Yes.", reasoning="Hm."), user("Why?")],
-    "answer last": [user("Hi"), assistant("Yes.", reasoning="Hm.")],
-    "answer last, no thought": [user("Hi"), assistant("Yes.")],
-    "call last": [user("Hi"), assistant(tool_calls=(CALL,))],
-    "(b) result after a bare call": [user("Hi"), assistant(tool_calls=(CALL,)), tool_result("r")],
-    "result after thought": [user("Hi"), assistant("So:", reasoning="Hm.\n", tool_calls=(CALL,)), tool_result("r")],
-    "(c) two results": [user("Hi"), assistant("a", tool_calls=(CALL, STRING_CALL)), tool_result("r"), tool_result("s")],
-    "wrapped user": [user("Hi"), assistant("x", reasoning="y"), user("<tool_response>\nr\n</tool_response>")],
-    "only wrapped": [user("<tool_response>r</tool_response>"), assistant("x", reasoning="y")],
-    "literal tag": [user("Hi"), assistant("<think>\nHm\n</think>\n\nYes"), user("?"), assistant("a</think>b</think>c")],
-    "empty reasoning": [user("Hi"), Message(role="assistant", parts=(Reasoning(text=""), Text(text="\n\nx")))],
-    "tool first": [tool_result("r"), user("Hi")],
-    "long": [
-        system("S"),
-        user("1"),
-        assistant("2", reasoning="t", tool_calls=(CALL,)),
-        tool_result("3"),
-        assistant("4", reasoning="u"),
-        user("5"),
-        assistant(reasoning="v", tool_calls=(CALL,)),
-        tool_result("6\n"),
-        assistant("\n7"),
-    ],
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_is_the_official_text_byte_for_byte(official, renderer, shape):
-    for tools, thinking, generate in itertools.product(TOOLSETS, (None, Thinking(), OFF), (True, False)):
-        want = official_text(official, SHAPES[shape], tools, thinking, generate)
-        assert renderer.render_text(SHAPES[shape], tools=tools, thinking=thinking, generate=generate) == want
-
-
-WORDS = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cs",)) | st.sampled_from("\n <>/"), max_size=12
-) | st.sampled_from(["</think>", "<think>", "/think", "<tool_call>", "\n\n", "<tool_response>x</tool_response>"])
-ARGUMENTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=5) | st.none(), max_size=2)
-CALLS = st.builds(lambda n, a: ToolCall(id="call_0", name=n, arguments=a), st.sampled_from(["f", "näme"]), ARGUMENTS)
-MESSAGES = st.one_of(
-    st.builds(user, WORDS),
-    st.builds(system, WORDS),
-    st.builds(tool_result, WORDS),
-    st.builds(
-        lambda text, thought, calls: Message(
-            role="assistant",
-            parts=(*([Reasoning(text=thought)] if thought is not None else []), Text(text=text)),
-            tool_calls=tuple(calls),
-        ),
-        WORDS,
-        st.none() | WORDS,
-        st.lists(CALLS, max_size=2),
-    ),
-)
-
-
-@given(messages=st.lists(MESSAGES, min_size=1, max_size=6), tools=st.sampled_from(TOOLSETS), off=st.booleans())
-def test_random_conversations_are_the_official_text(official, renderer, messages, tools, off):
-    thinking = OFF if off else Thinking()
-    want = official_text(official, messages, tools, thinking, True)
-    assert renderer.render_text(messages, tools=tools, thinking=thinking) == want
-
 
 CONTENTS = st.none() | WORDS | st.just([{"type": "text", "text": "parts are not rendered"}])
 LOOSE = st.fixed_dictionaries(

@@ -48,7 +48,13 @@ MESSAGES = st.builds(
     ).map(tuple),
     tool_call_id=st.none() | TEXT,
     failures=st.lists(
-        st.builds(ParseFailure, kind=st.sampled_from(["unterminated", "malformed", "shape"]), detail=TEXT, raw=TEXT),
+        st.builds(
+            ParseFailure,
+            kind=st.sampled_from(["unterminated", "malformed", "shape"]),
+            detail=TEXT,
+            raw=TEXT,
+            syntax=st.sampled_from(["json", "xml"]),
+        ),
         max_size=1,
     ).map(tuple),
 )
