@@ -7,9 +7,12 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from askesis.types import Waits, counted
+
 T = TypeVar("T")
 
 GRACE_S = 1.0
+_LOOK_S = 0.01  # who stands in line with no time left is looked at this often
 _log = logging.getLogger("askesis.rollout")
 
 
@@ -17,19 +20,25 @@ class CancelledWithin(Exception):
     """What was waited for was cancelled, but not by us: a failure of the other side."""
 
 
-async def bounded(work: Coroutine[Any, Any, T], seconds: float) -> T:
+async def bounded(work: Coroutine[Any, Any, T], seconds: float, waits: Waits | None = None) -> T:
     """The result of `work`, run in a task of its own.
 
-    Raises `TimeoutError` after `seconds`; the task is cancelled and, if that does not end it within `GRACE_S`,
-    abandoned. Raises `CancelledWithin` if the work cancelled itself. When the caller is cancelled, so is the work.
+    Raises `TimeoutError` after `seconds`, without those in line, which `waits` gets; the task is cancelled and, if that
+    does not end it within `GRACE_S`, abandoned. Raises `CancelledWithin` if the work cancelled itself. When the caller
+    is cancelled, so is the work.
     """
-    task = asyncio.ensure_future(work)
+    clock = asyncio.get_running_loop().time
+    waits = Waits(clock) if waits is None else waits
+    end = clock() + seconds - waits.seconds
+    with counted(waits):
+        task = asyncio.ensure_future(work)
     try:
-        done, _ = await asyncio.wait((task,), timeout=seconds)
+        while not task.done() and (left := end + waits.seconds - clock()) > 0:
+            await asyncio.wait((task,), timeout=max(left, _LOOK_S))
     except asyncio.CancelledError:
         await _put_down(task)
         raise
-    if not done:
+    if not task.done():
         await _put_down(task)
         raise TimeoutError(f"no answer within {seconds:g} s")
     if task.cancelled():

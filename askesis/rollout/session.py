@@ -36,6 +36,7 @@ from askesis.types import (
     ToolEvent,
     ToolResult,
     ToolSpec,
+    Waits,
     nearest,
     tool_result,
 )
@@ -52,7 +53,7 @@ class EpisodeOptions:
     temperature, top_p, top_k, min_p: as in `Sampling`; training samples untruncated. setup_s, verify_s, close_s,
     engine_s: seconds that setting up, verifying, closing and one turn of the engine may take before they count as
     failed. The last is separate from `Limits.wall_s`, whose clock stops while the policy waits for the engine: how
-    busy the engine is says nothing about the policy.
+    busy the engine is says nothing about the policy. No limit counts the time in line for a sandbox's worker.
     """
 
     temperature: float = 1.0
@@ -96,6 +97,7 @@ class EpisodeSession:
     outcome: Outcome | None = None
     engine_s: float = 0.0
     tool_s: float = 0.0
+    waits: Waits = field(init=False)
     _messages: list[Message] = field(default_factory=list)
     _observed: int = 0  # messages that are in the record already
     _turns: int = 0
@@ -107,7 +109,7 @@ class EpisodeSession:
     _specs: tuple[ToolSpec, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._start = self.clock()
+        self._start, self.waits = self.clock(), Waits(self.clock)
         self._specs = tuple(tool.spec for tool in self.toolset)
         self._by_name = {spec.name: tool for spec, tool in zip(self._specs, self.toolset, strict=True)}
         if len(self._by_name) != len(self._specs):
@@ -295,7 +297,7 @@ class EpisodeSession:
     async def _run(self, tool: Tool, call: ToolCall) -> tuple[str | None, str]:
         """Run one tool. Its own failures, unlike the errors it reports, say nothing about the policy."""
         try:
-            result = await bounded(tool(call.arguments, self), self.limits.tool_s)
+            result = await bounded(tool(call.arguments, self), self.limits.tool_s, self.waits)
             if not isinstance(result, ToolResult):
                 raise TypeError(f"returned a {type(result).__name__}, expected a ToolResult")
         except TimeoutError as error:
@@ -317,9 +319,9 @@ class EpisodeSession:
         limits = self.limits
         if self._turns >= limits.max_turns:
             return Outcome(by="limit", reason="max_turns", detail=f"{self._turns} turns")
-        own = self.clock() - self._start - self.engine_s
+        own = self.clock() - self._start - self.engine_s - self.waits.seconds
         if own > limits.wall_s:
-            return Outcome(by="limit", reason="wall_s", detail=f"{own:.1f} s without the engine's")
+            return Outcome(by="limit", reason="wall_s", detail=f"{own:.1f} s without the engine's and those in line")
         return None
 
     def _over(self, outcome: Outcome) -> EpisodeEnded:

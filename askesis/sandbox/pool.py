@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from askesis.sandbox import bubblewrap, warden
 from askesis.sandbox.tree import Tree
 from askesis.sandbox.worker import Answer, Worker, memory, packed
-from askesis.types import ConfigError, RunLimits, RunResult, Sandbox, SandboxError
+from askesis.types import ConfigError, RunLimits, RunResult, Sandbox, SandboxError, in_line
 
 MOST_FILES = 4096  # files, folders and symlinks of a tree
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
@@ -99,18 +99,27 @@ class SandboxPool:
         """A worker, once it is our turn: a warm one if there is any. One that died is replaced."""
         if not self._open:
             raise SandboxError("sandbox: the pool is closed")
-        async with self._turns:
-            while self._idle and not self._idle[-1].alive:
-                dead = self._idle.pop()
-                self._workers.discard(dead)
-                await dead.kill()
-            if not self._open:
-                raise SandboxError("sandbox: the pool was closed before the call got its turn")
-            worker = self._idle.pop() if self._idle else await self._start()
+        with in_line():
+            await self._turns.acquire()
+        try:
+            with in_line():
+                worker = await self._ready()
             try:
                 yield worker
             finally:
                 self._idle.append(worker)
+        finally:
+            self._turns.release()
+
+    async def _ready(self) -> Worker:
+        """A worker that lives and has nothing to do, whose turn it is."""
+        while self._idle and not self._idle[-1].alive:
+            dead = self._idle.pop()
+            self._workers.discard(dead)
+            await dead.kill()
+        if not self._open:
+            raise SandboxError("sandbox: the pool was closed before the call got its turn")
+        return self._idle.pop() if self._idle else await self._start()
 
 
 class _Sandbox:

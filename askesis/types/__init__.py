@@ -73,6 +73,7 @@ from askesis.types.traces import (
     ToolEvent,
     Trace,
 )
+from askesis.types.waiting import Waits, counted, in_line
 
 __all__ = [
     "Agent",
@@ -132,8 +133,11 @@ __all__ = [
     "Trace",
     "VerifierError",
     "Versions",
+    "Waits",
     "assistant",
+    "counted",
     "ids",
+    "in_line",
     "nearest",
     "system",
     "tool_result",

@@ -23,7 +23,7 @@ class Limits:
 
     max_turns: assistant messages. max_tokens: sampled and forced tokens of all turns together.
     max_turn_tokens: of one turn. wall_s: seconds from set-up to the last turn, without those in which the policy
-    waited for the engine. tool_s: seconds of one tool call.
+    waited for the engine. tool_s: seconds of one tool call. In neither count those in line for a sandbox's worker.
     """
 
     max_turns: int = 16

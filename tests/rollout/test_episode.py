@@ -35,6 +35,7 @@ from askesis.types import (
     ToolResult,
     VerifierError,
     ids,
+    in_line,
 )
 
 SUBMIT = says("", call("submit"))
@@ -262,6 +263,49 @@ def test_every_end_is_typed(fault):
 def test_a_busy_engine_is_not_the_policys_time():
     trace = play(ScriptedEngine(line(CHAT, SUBMIT), seconds=200.0), task=toy_task(wall_s=15))
     assert ended(trace) == ("policy", "submitted")
+
+
+def in_line_for(*seconds, then):
+    """An environment whose `custom` waits for its turn, each time for as long as it says, and then works."""
+
+    async def custom(session):
+        await asyncio.gather(*(wait(time) for time in seconds))
+        await asyncio.sleep(then)
+        return ToolResult(text="done")
+
+    async def wait(time):
+        with in_line():
+            await asyncio.sleep(time)
+
+    env = ToyEnv()
+    env.custom = custom
+    return env
+
+
+def test_the_time_in_line_is_nobodys():
+    script = line(says("", call("custom")), says("", call("custom")), SUBMIT)
+    task = toy_task(wall_s=5, tool_s=2)
+    trace = play(ScriptedEngine(script), env=in_line_for(100, 90, then=1.5), task=task)
+    assert ended(trace) == ("policy", "submitted")
+    assert trace.timing.tool_s == pytest.approx(203)
+    # its own time is counted as ever, after the wait too
+    trace = play(ScriptedEngine(script), env=in_line_for(100, then=2.5), task=task)
+    assert ended(trace) == ("tool", "timeout")
+    trace = play(ScriptedEngine(script), env=in_line_for(100, then=1.5), task=toy_task(wall_s=2, tool_s=2))
+    assert ended(trace) == ("limit", "wall_s")
+
+
+def test_a_verifier_may_stand_in_line():
+    env = ToyEnv()
+    judge = env.verify
+
+    async def verify(trace, state):
+        with in_line():
+            await asyncio.sleep(1000)
+        return await judge(trace, state)
+
+    env.verify = verify
+    assert ended(play(ScriptedEngine(line(CHAT, SUBMIT)), env=env)) == ("policy", "submitted")
 
 
 def test_a_token_array_changed_in_place_is_noticed():

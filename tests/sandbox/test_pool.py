@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from askesis.sandbox import SandboxPool
-from askesis.types import ConfigError, RunLimits, SandboxError
+from askesis.types import ConfigError, RunLimits, SandboxError, Waits, counted
 
 LIMITS = RunLimits(wall_s=30, cpu_s=20, memory=256 * 2**20)
 
@@ -80,6 +80,17 @@ async def test_hundreds_of_sandboxes_share_two_workers():
         done = await asyncio.gather(*map(episode, range(200)))
         assert done == [(f"{n}\n", str(n * n).encode()) for n in range(200)]
         assert len(wardens()) == 2
+
+
+async def test_a_call_says_how_long_it_stood_in_line():
+    async def seconds(pool, nap):
+        with counted(waits := Waits()):
+            await (await pool.acquire()).python(f"import time; time.sleep({nap})")
+        return waits.seconds
+
+    async with SandboxPool(1, LIMITS) as pool:
+        first, second, third = await asyncio.gather(*(seconds(pool, 0.3) for _ in range(3)))
+    assert first < 0.3 <= second < third >= 0.6
 
 
 async def test_calls_of_one_sandbox_follow_each_other():

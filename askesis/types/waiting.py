@@ -1,0 +1,63 @@
+"""Time that an episode stands in line for what episodes share (a sandbox's worker): nobody's own, so no limit's.
+
+Whoever has a limit counts it (`counted`); whoever makes others wait says so (`in_line`). Nothing is handed from one to
+the other, so that an environment's tools need not know.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Waits:
+    """Seconds in line so far, by `clock`. They grow while somebody waits; who waits at the same time counts once."""
+
+    __slots__ = ("_clock", "_done", "_since", "_waiting")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._done, self._since, self._waiting = clock, 0.0, 0.0, 0
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return self._done + (self._clock() - self._since if self._waiting else 0.0)
+
+    def _begin(self) -> None:
+        if not self._waiting:
+            self._since = self._clock()
+        self._waiting += 1
+
+    def _end(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._done += self._clock() - self._since
+
+
+_counting: ContextVar[Waits | None] = ContextVar("askesis_waits", default=None)
+
+
+@contextmanager
+def counted(waits: Waits) -> Iterator[None]:
+    """What is started inside, tasks too, enters here the time that it stands in line."""
+    token = _counting.set(waits)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
+
+
+@contextmanager
+def in_line() -> Iterator[None]:
+    """The time inside is waiting for one's turn."""
+    waits = _counting.get()
+    if waits is None:
+        yield
+        return
+    waits._begin()
+    try:
+        yield
+    finally:
+        waits._end()
