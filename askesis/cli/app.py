@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from askesis import __version__
+from askesis.cli.serving import serve
 from askesis.types import AskesisError, ConfigError
 
 app = typer.Typer(
@@ -139,6 +140,9 @@ def evaluate(
         _print_json(evaluation.to_json())
     else:
         print_evaluation(evaluation)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -1,15 +1,21 @@
 """Episodes, the scheduler, the trace store and its ledger, and what traces say."""
 
+from askesis.rollout.arguments import complaint
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
+from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Turn
 from askesis.rollout.ledger import Draw, Ledger, Step
+from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers
 from askesis.rollout.statistics import Summary, by_mode, metric, summarise, version_range, wilson
 from askesis.rollout.store import StepSummary, TraceStore
+from askesis.rollout.tree import TokenTree
 
 __all__ = [
+    "Answer",
+    "Ask",
     "Costs",
     "Draw",
     "EngineSpeakers",
@@ -17,10 +23,14 @@ __all__ = [
     "EpisodeOptions",
     "EpisodeSession",
     "EpisodeSpec",
+    "Host",
+    "HostClosed",
     "Ledger",
+    "Listener",
     "Meter",
     "PolicySpeakers",
     "Progress",
+    "Recorder",
     "Roller",
     "Speaker",
     "Speakers",
@@ -28,9 +38,12 @@ __all__ = [
     "Step",
     "StepSummary",
     "Summary",
+    "TokenTree",
     "TraceSink",
     "TraceStore",
+    "Turn",
     "by_mode",
+    "complaint",
     "group_specs",
     "metric",
     "run_episode",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from askesis.rollout.hosting import Answer, Ask, Continuity, Finish, HostClosed, Listener
-from askesis.rollout.record import check_completion
+from askesis.rollout.record import check_completion, thought_tokens
 from askesis.rollout.tree import Place, TokenTree, opening
 from askesis.types import (
     Completion,
@@ -261,8 +261,8 @@ class RecordedTurn:
         recorder, one = self._recorder, self._conversation
         failure = None
         try:
-            message = recorder.renderer.parse(completion.token_ids, thinking=self._ask.thinking)
-            thought = recorder.renderer.thinking_tokens(completion.token_ids)
+            message = recorder.renderer.parse(completion.token_ids, thinking=self._ask.thinking, tools=self._ask.tools)
+            thought = thought_tokens(recorder.renderer, completion, self._ask.thinking)
         except Exception as error:  # nothing that was sampled is lost, whatever becomes of reading it
             message, thought, failure = Message(role="assistant"), 0, error
         now = recorder.clock()

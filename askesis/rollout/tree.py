@@ -27,6 +27,7 @@ from askesis.types import (
     EngineError,
     Message,
     Node,
+    PrefixChanged,
     Renderer,
     TemplateError,
     Thinking,
@@ -83,19 +84,25 @@ class TokenTree:
             raise TemplateError("the last message must not be the assistant's: there is nothing to answer")
         key = _tools_key(tools)
         levels = self._match(messages, key)
+        continuity = _continuity(messages, levels)
         anchor, depth = self._anchor(messages, levels)
-        recorded, rest = self.path_tokens(anchor), messages[depth:]
-        if anchor == ROOT:
-            tokens = self.renderer.render(rest, tools=tools, thinking=thinking)
-            segments = [Segment(messages=rest, tokens=tokens, prompt=thinking)]
-        else:
-            segments = self._append(recorded, rest, self._prompts.get(anchor), thinking)
+        segments: Sequence[Segment] | None = None
+        if anchor != ROOT:
+            try:
+                segments = self._append(anchor, messages[depth:], thinking)
+            except PrefixChanged:  # the template demands a branch: it is written from the root, with what was thought
+                messages = [*(self.nodes[node].message for node in self.path(anchor)), *messages[depth:]]
+                anchor, continuity = ROOT, "branched"
+        if segments is None:
+            tokens = self.renderer.render(messages, tools=tools, thinking=thinking)
+            segments = [Segment(messages=messages, tokens=tokens, prompt=thinking)]
+        recorded = self.path_tokens(anchor)
         return Place(
             anchor=anchor,
             segments=segments,
             tokens=np.concatenate([recorded, *(segment.tokens for segment in segments)]),
             recorded=len(recorded),
-            continuity=_continuity(messages, levels),
+            continuity=continuity,
             tools=key,
         )
 
@@ -128,10 +135,10 @@ class TokenTree:
                 return max(fit, key=lambda node: (self._call_ids(node) == ids, node)), depth
         return ROOT, 0
 
-    def _append(
-        self, tokens: TokenIds, messages: Sequence[Message], prompt: Thinking | None, thinking: Thinking
-    ) -> list[Segment]:
-        """`messages` after `tokens`. What the assistant is said to have said is written as if it had been sampled."""
+    def _append(self, anchor: int, messages: Sequence[Message], thinking: Thinking) -> list[Segment]:
+        """`messages` after `anchor`. What the assistant is said to have said is written as if it had been sampled."""
+        tokens, prompt = self.path_tokens(anchor), self._prompts.get(anchor)
+        history = [self.nodes[node].message for node in self.path(anchor)]
         segments: list[Segment] = []
         observed: list[Message] = []
 
@@ -139,6 +146,10 @@ class TokenTree:
             nonlocal tokens
             segments.append(Segment(messages=messages, tokens=new, prompt=ends))
             tokens = np.concatenate([tokens, new])
+            history.extend(messages)
+
+        def extended(mode: Thinking) -> TokenIds:
+            return self.renderer.extend(tokens, observed, thinking=mode, history=history)
 
         for message in messages:
             if message.role != "assistant":
@@ -147,12 +158,12 @@ class TokenTree:
             mode = prompt
             if mode is None:
                 mode = thinking if thinking.enabled or not message.reasoning else Thinking()
-                add(tuple(observed), self.renderer.extend(tokens, observed, thinking=mode), mode)
+                add(tuple(observed), extended(mode), mode)
             observed, prompt = [], None
             if not mode.enabled and message.reasoning:
                 message = assistant(message.text, tool_calls=message.tool_calls)  # that prompt has ended the thinking
             add((message,), self.renderer.render_completion(message, thinking=mode), None)
-        add(tuple(observed), self.renderer.extend(tokens, observed, thinking=thinking), thinking)
+        add(tuple(observed), extended(thinking), thinking)
         return segments
 
     # -- adding ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""The sessions of a gateway: who answers under which name, and when conversations become traces in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from askesis.rollout import Host, Recorder, TraceStore
+from askesis.serve.faults import Fault
+from askesis.serve.settings import Served, Settings
+from askesis.types import ConfigError, Engine, Trace
+
+STORE = "traces.db"
+LABEL = "serve"
+
+
+def open_store(folder: Path | None) -> TraceStore | None:
+    """The store in a folder; None for no folder."""
+    return None if folder is None else TraceStore(folder / STORE)
+
+
+class Sessions:
+    """Hosts by name. Those that nobody attached are recorders, made when they are first asked for."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        served: Served,
+        settings: Settings,
+        store: TraceStore | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._served, self._settings, self._store = engine, served, settings, store
+        self._clock = clock
+        self._recorders: dict[str, Recorder] = {}
+        self._attached: dict[str, Host] = {}
+        self.kept = 0  # traces in the store
+
+    def attach(self, name: str, host: Host) -> None:
+        """Let `host` answer the requests of session `name`. Raises `ConfigError` if somebody does already."""
+        if name in self._attached:
+            raise ConfigError(f"session {name!r} has a host already")
+        self._attached[name] = host
+
+    def detach(self, name: str) -> None:
+        """The host of `name` answers no more. Unknown names are no error."""
+        self._attached.pop(name, None)
+
+    def attached(self, name: str) -> Host | None:
+        """The host that somebody attached as `name`."""
+        return self._attached.get(name)
+
+    def of(self, name: str) -> Host:
+        """The recorder of a session. Raises a 503 `Fault` where there are too many."""
+        recorder = self._recorders.get(name)
+        if recorder is None:
+            if len(self._recorders) >= self._settings.sessions:
+                raise Fault(503, f"{len(self._recorders)} sessions are open, no more", code="overloaded", retry_after=5)
+            recorder = Recorder(
+                name,
+                engine=self._engine,
+                renderer=self._served.renderer,
+                clock=self._clock,
+                data={"model": self._served.name, "checkpoint": self._served.checkpoint},
+            )
+            self._recorders[name] = recorder
+        return recorder
+
+    @property
+    def open_sessions(self) -> int:
+        """Sessions in memory."""
+        return len(self._recorders)
+
+    @property
+    def conversations(self) -> int:
+        """Conversations in memory."""
+        return sum(recorder.conversations for recorder in self._recorders.values())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in memory."""
+        return sum(recorder.tokens for recorder in self._recorders.values())
+
+    def seal(self, *, idle_s: float, reason: str) -> int:
+        """Keep what nobody goes on with; how many traces."""
+        count = 0
+        for name, recorder in list(self._recorders.items()):
+            count += self._keep(recorder.seal(idle_s=idle_s, most_tokens=self._settings.session_tokens, reason=reason))
+            if not recorder.conversations and not recorder.busy:
+                recorder.close()
+                del self._recorders[name]
+        return count
+
+    def end(self, name: str) -> int:
+        """A client says that its session is over; how many traces it left."""
+        recorder = self._recorders.get(name)
+        return 0 if recorder is None else self._keep(recorder.seal(reason="ended by its client"))
+
+    def _keep(self, traces: list[Trace]) -> int:
+        if traces and self._store is not None:
+            self._store.add(traces, label=LABEL)
+            self.kept += len(traces)
+        return len(traces)
+
+    def close(self) -> None:
+        """Keep all, and let go of the store."""
+        self.seal(idle_s=0.0, reason="the gateway was stopped")
+        if self._store is not None:
+            self._store.close()
