@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
-from askesis import __version__
 from askesis.serve.messages import CountRequest
 from askesis.serve.wire import Wire
 
@@ -50,7 +50,7 @@ def describe(wires: Mapping[str, Wire]) -> dict[str, Any]:
     paths["/health"] = {"get": _get("health", "Whether it is up.")}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Askesis gateway", "version": __version__},
+        "info": {"title": "Askesis gateway", "version": version("askesis")},
         "servers": [
             {"url": "/"},
             {
