@@ -117,9 +117,10 @@ def _evaluated(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
 
 def _guess(tasks: int, edits: int, *, tested: bool) -> dict[str, float]:
     """Success of a guesser; which thinking mode it is asked in does not matter to it."""
-    env = Repair(**{**load_recipe("repair").env.options, "max_turns": 4 * edits + 2})  # to guess, test, take back
-    make = functools.partial(_guesser, env, edits, tested)
-    evaluation = evaluate_policy(make, env=env, renderer=load("askesis-tiny").renderer, tasks=tasks)
+    options = {**load_recipe("repair").env.options, "max_turns": 4 * edits + 2}  # to guess, test, take back
+    make = functools.partial(_guesser, Repair(**options), edits, tested)
+    renderer = load("askesis-tiny").renderer
+    evaluation = evaluate_policy(make, env="repair", env_options=options, renderer=renderer, tasks=tasks)
     (row,) = evaluation.rows
     return {"success": round(row.summary.success, 4), "edits": round(row.metrics["edits"][0], 4)}
 

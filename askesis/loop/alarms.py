@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from askesis.loop.results import Alarm, StepRecord
@@ -15,10 +15,15 @@ QUIET = 10  # steps: one that comes back after fewer has not really been away
 
 
 class Alarms:
-    """Watches steps; each kind is told when it begins, and again when it comes back after `QUIET` steps; all count."""
+    """Watches steps; each kind is told when it begins, and again when it comes back after `QUIET` steps; all count.
 
-    def __init__(self) -> None:
+    history: steps of the run that were watched before it was resumed.
+    """
+
+    def __init__(self, history: Iterable[StepRecord] = ()) -> None:
         self._seen: dict[str, Alarm] = {}
+        for record in history:
+            self.observe(record)
 
     def observe(self, record: StepRecord) -> list[Alarm]:
         """What is to be said now."""

@@ -179,6 +179,8 @@ def _revived(hint: Any, value: Any) -> Any:
         return math.nan if value is None else float(value)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _revived(arguments[0], value)
+    if origin is Sequence:
+        return tuple(_revived(arguments[0], item) for item in value)
     if origin is tuple:
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         return tuple(_revived(kind, item) for kind, item in zip(kinds, value, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from askesis.loop.alarms import Alarms
 from askesis.loop.checkpoints import PACKAGED, Position, load_trainer, prune, read_position, written
 from askesis.loop.display import Display, duration
 from askesis.loop.folder import RunFolder, find_run, write_whole
@@ -120,6 +121,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
             if resumed:
                 store.ledger.rewind(position.step)
                 prune(folder, recipe.checkpoint.keep, up_to=position.step)
+            history = _history(folder, position.step)
             training = Training(
                 prepared=prepared,
                 learner=learner,
@@ -127,7 +129,8 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
                 store=store,
                 display=display,
                 position=position,
-                history=_history(folder, position.step),
+                history=history,
+                alarms=Alarms(history),
                 evaluations=_evaluations(folder, position.step),
             )
             for line in _opening(recipe, plan, folder, position if resumed else None):

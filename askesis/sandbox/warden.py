@@ -44,7 +44,7 @@ OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryE
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
 SETUP_S = 10.0  # in which a child must become the program: time that the machine takes, not the program
-STALL_S = 10.0  # most that the machine may take from a program beyond its wall limit before the run is given up
+PATIENCE = 10  # times its wall limit (or seconds beyond it): by then the machine must have let a program have its time
 LATE_S = 0.1  # a look that comes later than this was kept waiting by a machine that stood still
 CHUNK = 2**16
 COMPILED = ("<string>", "exec", 0, True)  # a program as a file name, in no dialect of ours
@@ -72,6 +72,11 @@ class Program(ctypes.Structure):
     """struct sock_fprog: a system-call filter."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def longest(wall_s: float) -> float:
+    """Seconds after which a run is given up that the machine keeps from its time."""
+    return max(PATIENCE * wall_s, PATIENCE + wall_s)
 
 
 def install(program: Any) -> None:
@@ -361,10 +366,10 @@ def supervise(
             late_s = 0.0
             if now >= deadline:
                 left_s = wall_s - max(running_s, now - begun - taken_s) if begun else 0.0
-                ended = WALL if left_s <= 0 else STALLED if now >= begun + wall_s + STALL_S else EXIT
+                ended = WALL if left_s <= 0 else STALLED if now >= begun + longest(wall_s) else EXIT
                 if ended != EXIT:
                     break
-                deadline = min(now + left_s, begun + wall_s + STALL_S)
+                deadline = min(now + left_s, begun + longest(wall_s))
             status, _ = reap(child, status)
             tick = time.monotonic() + TICK_S
         # what the program left behind has no descriptor to wait for

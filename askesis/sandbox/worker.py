@@ -24,7 +24,7 @@ from askesis.sandbox.tree import Row
 from askesis.types import RunLimits, SandboxError
 
 START_S = 60.0  # a worker that is not ready by then will not be
-GRACE_S = 2 * warden.SETUP_S + warden.STALL_S  # what a run may take beyond its wall limit: to begin, to die, to answer
+GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its time: to begin, to die, to answer
 Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
 _ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
@@ -152,12 +152,12 @@ class Worker:
         try:
             answer = self._next()
             socket.send_fds(self._control, [request], [payload, stdin])
-            async with asyncio.timeout(limits.wall_s + GRACE_S):
+            async with asyncio.timeout(warden.longest(limits.wall_s) + GRACE_S):
                 message, answered = await answer
         except BaseException as error:
             said = await self.kill()
             if isinstance(error, TimeoutError):
-                raise SandboxError(f"sandbox: a worker did not answer {GRACE_S:g} s after the wall limit") from None
+                raise SandboxError(f"sandbox: a worker did not answer {GRACE_S:g} s after the last moment") from None
             if isinstance(error, OSError):
                 raise SandboxError(f"sandbox: a worker died during a call. {said or error}") from error
             raise

@@ -16,6 +16,7 @@ from askesis.types import (
     EnvError,
     Message,
     Outcome,
+    SandboxError,
     Task,
     Thinking,
     Timing,
@@ -206,6 +207,22 @@ async def test_only_a_submission_is_paid_and_the_sandbox_is_gone_before_the_verd
         rewards = {r.name: r.value for r in await env.verify(trace_of(task, outcome), state)}
         assert rewards["success"] == paid
         assert state.closed
+
+
+async def test_a_set_up_that_fails_leaves_no_sandbox_behind(env, monkeypatch):
+    made, make = [], env._sandbox
+
+    async def remembered():
+        made.append(await make())
+        return made[-1]
+
+    monkeypatch.setattr(env, "_sandbox", remembered)
+    task = env.tasks("train", seed=0, limit=1)[0]
+    too_large = Task(env="repair", prompt="x", data=dict(task.data) | {"source": "#" * 2**26})
+    with pytest.raises(OSError, match="holds 4194304 bytes"):
+        await env.setup(too_large)
+    with pytest.raises(SandboxError, match="closed"):
+        await made[0].read("solution.py")
 
 
 async def test_bad_input_is_named(env):

@@ -1,6 +1,8 @@
 """The pieces of the loop at their doors: the stream of prompts, groups into samples, alarms, values that travel."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from toy_env import Toy
 
 from askesis.loop.alarms import QUIET, Alarms
 from askesis.loop.recipe import LimitOverrides, Mode
-from askesis.loop.results import Evaluation, Row, StepRecord, from_plain, plain_values
+from askesis.loop.results import Alarm, Evaluation, Row, RunResult, StepRecord, from_plain, plain_values
 from askesis.loop.samples import demonstration_samples, group_samples, trace_samples, why_dropped
 from askesis.loop.stream import ModeDeal, PromptStream
 from askesis.loop.threads import physical_cores
@@ -216,6 +218,27 @@ def test_results_survive_json():
     assert plain["reward"] is None
     assert math.isnan(from_plain(StepRecord, plain).reward)
     assert plain_values(from_plain(StepRecord, plain)) == plain
+
+
+def test_a_whole_result_comes_back_from_json():
+    rows = (Row(mode="think", temperature=1.0, summary=summarise([trace(1.0)]), metrics={}),)
+    result = RunResult(
+        id="toy-1",
+        folder=Path("runs/toy-1"),
+        state="finished",
+        stopped_by="steps",
+        steps=1,
+        seconds=1.0,
+        wall_s=2.0,
+        checkpoint=None,
+        report=Path("runs/toy-1/report.html"),
+        evaluations=(Evaluation(name="before", env="toy", tasks=1, rows=rows),),
+        alarms=(Alarm(kind="no_variance", message="equal", first=1, last=1),),
+        history=(record(),),
+    )
+    again = from_plain(RunResult, json.loads(json.dumps(result.to_json())))
+    assert again == result
+    assert again.evaluation("before").row("think").summary.success == 1.0
 
 
 def test_threads_are_at_least_one():

@@ -344,6 +344,18 @@ def test_a_finished_run_can_go_on_for_longer(toy_recipe):
         assert store.ledger.position() == 16
 
 
+def test_alarms_of_a_resumed_run_are_those_of_all_its_steps(toy_recipe):
+    toy_recipe |= {"eval": {"tasks": 0}, "train": {"lr": 1e-9}}  # of one kind at each step: nobody submits
+    toy_recipe["rollout"] |= {"limits": {"max_turn_tokens": 1}}
+    first = quietly(toy_recipe, overrides=["run.steps=2"])
+    longer = quietly(resume=first.folder, overrides=["run.steps=4"])
+    for result, steps in ((first, 2), (longer, 4)):
+        (alarm,) = [alarm for alarm in result.alarms if alarm.kind == "all_truncated"]
+        assert (alarm.first, alarm.last, alarm.count) == (1, steps, steps)
+    assert "ALARM all_truncated" in RunFolder(longer.folder).log.read_text()
+    assert RunFolder(longer.folder).log.read_text().count("ALARM all_truncated") == 1
+
+
 def test_what_cannot_be_resumed_says_so(toy_recipe, tmp_path):
     with pytest.raises(ConfigError, match="no run 'nothing'"):
         quietly(resume="nothing")

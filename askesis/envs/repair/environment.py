@@ -253,9 +253,13 @@ class Repair:
             ) from None
         if not all(cases):
             raise EnvError(f"repair: task {task.id} has no tests")
-        sandbox = await self._sandbox()
-        await sandbox.write(FILE, content)
-        return RepairState(sandbox)
+        state = RepairState(await self._sandbox())
+        try:
+            await state.sandbox.write(FILE, content)
+        except BaseException:
+            await state.close()
+            raise
+        return state
 
     def tools(self, task: Task, state: State) -> Sequence[Tool]:
         """run_tests, view, replace, submit."""
