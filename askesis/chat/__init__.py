@@ -11,7 +11,8 @@ from askesis.chat.effort import (
     resolve,
     save_effort,
 )
-from askesis.chat.families import load_renderer, save_renderer
+from askesis.chat.families import FAMILIES, load_renderer, save_renderer
+from askesis.chat.generic import GenericRenderer
 from askesis.chat.modes import Recommended, mode_of
 from askesis.chat.qwen3 import Qwen3Renderer
 from askesis.chat.renderer import CLOSING, ChatRenderer
@@ -22,10 +23,12 @@ __all__ = [
     "CLOSING",
     "EFFORTS",
     "EFFORT_FILE",
+    "FAMILIES",
     "SPECIAL",
     "ChatRenderer",
     "EffortPoint",
     "EffortTable",
+    "GenericRenderer",
     "Qwen3Renderer",
     "Recommended",
     "Stream",

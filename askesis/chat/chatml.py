@@ -8,7 +8,7 @@ from askesis.chat.calls import CallSyntax
 from askesis.chat.renderer import CLOSING, ChatRenderer
 from askesis.chat.stream import Began, Markup
 from askesis.chat.tokenizer import Tokenizer
-from askesis.types import Message, Reasoning, TemplateError, Thinking, TokenIds, ids
+from askesis.types import Message, Reasoning, TemplateError, Thinking, TokenIds, ToolSpec, ids
 
 NO_THINKING = "<think>\n\n</think>\n\n"
 OPENED = "<think>\n"
@@ -58,6 +58,7 @@ class ChatMLRenderer(ChatRenderer):
         thinking: Thinking | None = None,
         generate: bool = True,
         history: Sequence[Message] = (),
+        tools: Sequence[ToolSpec] = (),
     ) -> TokenIds:
         """Appends always. docs/renderers.md says where the template would have changed what stands before."""
         out = []

@@ -109,12 +109,13 @@ class ChatRenderer(ABC):
         thinking: Thinking | None = None,
         generate: bool = True,
         history: Sequence[Message] = (),
+        tools: Sequence[ToolSpec] = (),
     ) -> TokenIds:
         """The new tokens that append `messages` to `tokens`: nothing before them is touched.
 
-        A turn that a limit cut off is closed first. history: the messages that `tokens` are, where the caller has
-        them. Raises `TemplateError` for an assistant message: what the model says is sampled, or comes in through
-        `render_completion`; and `PrefixChanged` where only a branch can go on.
+        A turn that a limit cut off is closed first. history, tools: what `tokens` were rendered from, where the
+        caller has them. Raises `TemplateError` for an assistant message: what the model says is sampled, or comes in
+        through `render_completion`; and `PrefixChanged` where only a branch can go on.
         """
 
     @abstractmethod

@@ -25,6 +25,7 @@ SPECIAL = (
     "<think>",
     "</think>",
 )
+_NAMED = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 TEMPLATE = Path(__file__).with_name("qwen3.jinja")
 # words, numbers and runs of signs, each with the space before it; what is left is white space
 _PIECES = r" ?[A-Za-z_]+| ?\d+| ?[^\sA-Za-z_\d]+|\s"
@@ -33,12 +34,21 @@ _PIECES = r" ?[A-Za-z_]+| ?\d+| ?[^\sA-Za-z_\d]+|\s"
 class Tokenizer:
     """Text to token ids and back. Special tokens in a text are recognised, as chat templates need it."""
 
-    def __init__(self, backend: Backend, *, template: str | None = None, max_length: int = 131072) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        template: str | None = None,
+        max_length: int = 131072,
+        named: Mapping[str, str] | None = None,
+    ) -> None:
         backend.no_truncation()  # a tokenizer.json may ask for either; a conversation must stay whole
         backend.no_padding()
         self._backend = backend
         self.template = template if template is not None else TEMPLATE.read_text(encoding="utf-8")
         self.max_length = max_length
+        self.named = dict(_NAMED if named is None else named)
+        """Tokens by their role (`bos_token`, `eos_token`, ...), as chat templates know them."""
 
     @classmethod
     def load(cls, place: str | Path) -> Tokenizer:
@@ -57,6 +67,7 @@ class Tokenizer:
             backend,
             template=_own_template(file.parent, settings),
             max_length=length if isinstance(length, int) else 131072,
+            named=_NAMED | _named(settings),
         )
 
     def encode(self, text: str) -> list[int]:
@@ -102,6 +113,11 @@ class Tokenizer:
             )
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all tokens that the vocabulary calls special."""
+        return frozenset(id for id, token in self._backend.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
     def vocab_size(self) -> int:
         """Ids run from 0 to one below this."""
         return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
@@ -121,8 +137,7 @@ class Tokenizer:
         self._backend.save(str(folder / "tokenizer.json"))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
+            **self.named,
             "clean_up_tokenization_spaces": False,
             "model_max_length": self.max_length,
             "chat_template": self.template,
@@ -143,6 +158,17 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file} is no JSON object: got {type(settings).__name__}")
     return settings
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens of a tokenizer_config.json, each a text or an object with one."""
+    found = {}
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = settings.get(key)
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            found[key] = value
+    return found
 
 
 def _own_template(folder: Path, settings: Mapping[str, Any]) -> str | None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from askesis.chat import Qwen3Renderer, load_renderer
+from askesis.chat import ChatRenderer, load_effort, load_renderer, resolve
 from askesis.inference import EmbeddedEngine
 from askesis.loop import checkpoints
 from askesis.loop.prepared import run_async
 from askesis.models import ModelConfig, Qwen3, load_checkpoint
-from askesis.types import ConfigError, Message, Sampling, Text, Thinking, ToolSpec, nearest
+from askesis.types import ConfigError, Message, Text, Thinking, ToolSpec, nearest
 
 _CONTEXT = 4096  # tokens that `generate` reserves, where the model has as many positions
 _ROLES = ("system", "user", "assistant", "tool")
-# Qwen's recommendation for its models, thinking or not
-_THINKING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
-_ANSWERING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -27,7 +25,7 @@ class Bundle:
 
     path: Path
     model: Qwen3
-    renderer: Qwen3Renderer
+    renderer: ChatRenderer
 
     @property
     def config(self) -> ModelConfig:
@@ -43,7 +41,7 @@ class Bundle:
         self,
         messages: str | Sequence[Message | Mapping[str, str]],
         *,
-        thinking: bool | Thinking = True,
+        thinking: bool | Thinking | None = None,
         tools: Sequence[ToolSpec] = (),
         max_tokens: int = 512,
         seed: int | None = None,
@@ -51,25 +49,24 @@ class Bundle:
     ) -> Message:
         """The assistant's next message.
 
-        messages: a user's text, `types.Message`s, or dictionaries with `role` and `content`. sampling: fields of
-        `types.Sampling` (`temperature`, `top_p`, `top_k`, `min_p`); unset, those recommended for the mode.
+        messages: a user's text, `types.Message`s, or dictionaries with `role` and `content`. thinking: the mode; None
+        for the family's default. sampling: fields of `types.Sampling` (`temperature`, `top_p`, `top_k`, `min_p`);
+        unset, those recommended for the mode.
         Raises `ConfigError` for a role or a parameter that there is not.
         """
+        if thinking is None:
+            thinking = self.renderer.default
         thought = thinking if isinstance(thinking, Thinking) else Thinking(enabled=thinking)
+        thought = resolve(thought, load_effort(self.path), checkpoint=self.path)
         conversation = [as_message(messages)] if isinstance(messages, str) else [*map(as_message, messages)]
         for name in sampling:
-            if name not in ("temperature", "top_p", "top_k", "min_p"):
-                raise ConfigError(f"generate: unknown parameter {name!r}{nearest(name, _THINKING | {'min_p': 0})}")
-        if not sampling:
-            sampling = dict(_THINKING if thought.enabled else _ANSWERING)
+            if name not in _SAMPLING:
+                raise ConfigError(f"generate: unknown parameter {name!r}{nearest(name, _SAMPLING)}")
         prompt = self.renderer.render(conversation, tools=tools, thinking=thought)
-        request = Sampling(
-            max_tokens=max_tokens,
-            stop=self.renderer.stop_ids,
-            seed=seed,
-            thinking=self.renderer.thinking_limit(thought),
-            **sampling,
-        )
+        request = replace(self.renderer.sampling(thought), max_tokens=max_tokens, seed=seed)
+        if sampling:
+            off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+            request = replace(request, **off | sampling)
 
         async def answer() -> Message:
             room = min(self.config.context_length, len(prompt) + max_tokens)
@@ -78,7 +75,7 @@ class Bundle:
                 completion = await engine.generate(prompt, request)
             finally:
                 await engine.close()
-            return self.renderer.parse(completion.token_ids, thinking=thought)
+            return self.renderer.parse(completion.token_ids, thinking=thought, tools=tools)
 
         return run_async(answer)
 

@@ -20,7 +20,7 @@ from askesis.loop.reading import RECIPES
 from askesis.types import CheckpointError, nearest
 
 if TYPE_CHECKING:
-    from askesis.chat import Qwen3Renderer
+    from askesis.chat import ChatRenderer
     from askesis.models import Qwen3
 
 PACKAGED = {"askesis-tiny": RECIPES / "tiny"}
@@ -96,7 +96,7 @@ def written(run: RunFolder) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def save_model(folder: Path, model: Qwen3, renderer: Qwen3Renderer) -> None:
+def save_model(folder: Path, model: Qwen3, renderer: ChatRenderer) -> None:
     """Weights, configuration and tokenizer, as the ecosystem opens them."""
     from askesis.chat import save_renderer
     from askesis.models import save_checkpoint
@@ -106,7 +106,7 @@ def save_model(folder: Path, model: Qwen3, renderer: Qwen3Renderer) -> None:
 
 
 def write_checkpoint(
-    run: RunFolder, position: Position, *, model: Qwen3, renderer: Qwen3Renderer, trainer: Resumable
+    run: RunFolder, position: Position, *, model: Qwen3, renderer: ChatRenderer, trainer: Resumable
 ) -> str:
     """Write `checkpoints/step-N` and return its name. It is whole on disk when this returns."""
     name = f"step-{position.step}"

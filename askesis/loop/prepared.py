@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from askesis.agents import load_agent
-from askesis.chat import Qwen3Renderer, load_renderer
+from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
 from askesis.inference import EmbeddedEngine
 from askesis.loop import checkpoints
@@ -35,7 +35,7 @@ class Prepared:
     env: Env
     agent: Agent
     model: Qwen3
-    renderer: Qwen3Renderer
+    renderer: ChatRenderer
     source: Path | None
     threads: int
 
@@ -78,8 +78,9 @@ async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared
             demonstrate(recipe, env)
         if folder is None:
             assert recipe.model.init is not None
-            renderer = await learn_tokenizer(recipe, env, agent)
-            model = fresh_model(recipe.model.init, renderer, recipe.run.seed)
+            learnt = await learn_tokenizer(recipe, env, agent)
+            model = fresh_model(recipe.model.init, learnt, recipe.run.seed)
+            renderer: ChatRenderer = learnt
         else:
             renderer = load_renderer(folder)
             model, _ = load_checkpoint(folder)

@@ -179,8 +179,13 @@ class EpisodeSession:
         new = self._messages[self._observed :]
         try:
             if self.record.nodes:
-                history = self._messages[: self._observed]
-                tokens = self.renderer.extend(self.record.tokens, new, thinking=thinking, history=history)
+                tokens = self.renderer.extend(
+                    self.record.tokens,
+                    new,
+                    thinking=thinking,
+                    history=self._messages[: self._observed],
+                    tools=self._specs,
+                )
             else:
                 tokens = self.renderer.render(new, tools=self._specs, thinking=thinking)
         except TemplateError as error:

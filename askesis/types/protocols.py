@@ -105,10 +105,11 @@ class Renderer(Protocol):
         thinking: Thinking | None = None,
         generate: bool = True,
         history: Sequence[Message] = (),
+        tools: Sequence[ToolSpec] = (),
     ) -> TokenIds:
         """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders.
 
-        history: the messages that `tokens` are; a renderer of an unknown template needs them. Raises `PrefixChanged`
+        history, tools: what `tokens` were rendered from; a renderer of an unknown template needs them. Raises `PrefixChanged`
         where the template would change what was sampled, so that only a branch can go on.
         """
         ...

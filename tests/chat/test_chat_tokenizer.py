@@ -79,7 +79,7 @@ def test_a_checkpoint_may_have_a_closing_text_of_its_own(tmp_path, tokenizer):
             load_renderer(tmp_path)
 
 
-def test_a_template_of_the_family_is_kept_and_one_of_another_is_refused(tmp_path, tokenizer, templates):
+def test_a_template_is_kept(tmp_path, tokenizer, templates):
     """Loaded, then saved elsewhere, in either of the two places where a template may stand."""
     for name in ("qwen3", "qwen3_training"):
         template = (templates / f"{name}.jinja").read_text()
@@ -94,11 +94,6 @@ def test_a_template_of_the_family_is_kept_and_one_of_another_is_refused(tmp_path
             save_renderer(load_renderer(home), home / "again")
             assert Tokenizer.load(home / "again").template == template
         assert Tokenizer.load(home / "again").max_length == 77
-    tokenizer.save(tmp_path)
-    for name in ("qwen2_5", "qwen3_instruct_2507", "qwen3_6", "gemma3"):
-        (tmp_path / "chat_template.jinja").write_text((templates / f"{name}.jinja").read_text())
-        with pytest.raises(CheckpointError, match=r"chat template (is not that of Qwen3|cannot be rendered)"):
-            load_renderer(tmp_path)
 
 
 def test_a_tokenizer_that_would_cut_or_pad_does_neither(tmp_path, tokenizer):
