@@ -1,9 +1,10 @@
 """Tokens a second of the embedded engine beside transformers' `generate` and vLLM, all on the CPU.
 
 One run, the same weights, prompts and sampling (`bench/engine_workload.py`), each peer in a process of its own, warmed
-up, then taking turns; the figures are medians. Every peer gets the same number of threads, may compile, and runs in the
-type it is fastest at. Ours gives the log-probability of every token; the peers are spared that. The ratio is against
-the best peer of each workload, and of these the lesser.
+up, then taking turns; the figures are medians. Every peer gets the same number of threads, may compile, and runs in
+float32 and in bfloat16, as ours does; `askesis` is in bfloat16 where the processor multiplies it, and in float32, which
+training samples in, stands beside the peers. Ours gives the log-probability of every token; the peers are spared that.
+The ratio is against the best peer of each workload, and of these the lesser.
 
 Options: `repeats` (5), `threads` (all cores), `size` (small: about 1 M parameters, medium: about 5 M; without it both,
 and the lesser ratio counts), `peers` (comma-separated; default all).
@@ -26,6 +27,7 @@ from bench.result import Options, Result
 VLLM = ROOT / ".venv-vllm"
 WORKLOADS = ("sequences", "conversation")
 OURS = "askesis"
+FLOAT = "askesis float32"
 GOAL = 3.0
 
 
@@ -38,11 +40,15 @@ class Kind:
     extra: tuple[str, ...] = ()
 
 
-PEERS = {  # bfloat16 too, since it is faster where the processor knows it
-    OURS: Kind("askesis"),
+# everyone in both types: bfloat16 is the faster where the processor multiplies it
+KNOWS_BFLOAT16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+PEERS = {
+    OURS: Kind("askesis", "bfloat16" if KNOWS_BFLOAT16 else "float32"),
+    FLOAT: Kind("askesis"),
     "transformers": Kind("transformers"),
     "transformers bfloat16": Kind("transformers", "bfloat16"),
     "transformers compiled": Kind("transformers-compiled"),
+    "transformers compiled bfloat16": Kind("transformers-compiled", "bfloat16"),
     "vllm float32": Kind("vllm"),
     "vllm bfloat16": Kind("vllm", "bfloat16"),
 }
@@ -93,7 +99,8 @@ def run(options: Options) -> Result:
             rivals = {who: found[name] for who, found in peers.items() if known[who].who.startswith(("trans", "vllm"))}
             best = max(rivals, key=lambda who: rivals[who])
             ratios.append(ours[name] / rivals[best])
-            notes.append(f"{size}, {workload}: {ratios[-1]:.2f} x {best}")
+            exact = f"; float32: {peers[FLOAT][name] / rivals[best]:.2f} x" if FLOAT in peers else ""
+            notes.append(f"{size}, {workload}: {ratios[-1]:.2f} x {best}{exact}")
     return Result(
         name="engine",
         command="python -m bench engine",
@@ -162,9 +169,13 @@ def row(kept: Mapping[str, Any]) -> str:
     parts = []
     for workload in WORKLOADS:
         name = f"small_{workload}_tokens_per_s"
-        rivals = {who: figures[name] for who, figures in peers.items() if name in figures}
+        rivals = {who: figures[name] for who, figures in peers.items() if name in figures and who != FLOAT}
         best = max(rivals, key=lambda who: rivals[who])
-        parts.append(f"{workload}: {ours[name]:,.0f} tokens a second, {ours[name] / rivals[best]:.1f} x {best}")
+        rate, exact = ours[name], peers[FLOAT][name]
+        parts.append(
+            f"{workload}: {rate:,.0f} tokens a second, {rate / rivals[best]:.1f} x {best}; in float32 {exact:,.0f}, "
+            f"{exact / rivals[best]:.1f} x"
+        )
     goal = "met" if kept["met"] else "not met"
     return (
         f"- **Sampling** ({'; '.join(parts)}; one million parameters, {kept['machine']['cores']} cores). The least of "

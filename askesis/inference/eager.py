@@ -90,7 +90,7 @@ class EagerBackend:
 
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
         if self.device.type == "cpu" and self.dtype == torch.float32:
-            return torch.from_numpy(lazy_zeros(shape))
+            return torch.from_numpy(lazy_zeros(shape, np.dtype(np.float32)))
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def refresh(self) -> None:

@@ -49,22 +49,27 @@ class _Request:
 
 
 _Wanted = Literal["auto", "native", "torch"]
+_Type = Literal["float32", "bfloat16"]
 
 
-def _backend(model: Qwen3, wanted: _Wanted, *, compile: bool, **sizes: Any) -> Backend:
+def _backend(model: Qwen3, wanted: _Wanted, dtype: torch.dtype, *, compile: bool, **sizes: Any) -> Backend:
     """The fastest backend that there can be here, within what is wanted; says so once where a compiler is missing."""
     if wanted not in get_args(_Wanted):
         raise EngineError(f"engine: backend={wanted!r}, expected one of {', '.join(get_args(_Wanted))}")
-    reason = why_not(model)
+    reason = why_not(model, dtype)
     if wanted == "native" and reason is not None:
         raise EngineError(f"engine: backend 'native' cannot be used: {reason}")
     if wanted != "torch" and reason is None:
         try:
-            return NativeBackend(model, **sizes)
+            return NativeBackend(model, dtype=dtype, **sizes)
         except EngineError as error:
             if wanted == "native":
                 raise
             logging.getLogger(__name__).warning("engine: falls back to torch, which is slower: %s", error)
+            reason = str(error)
+    if dtype != model.model.embed_tokens.weight.dtype:
+        name = str(dtype).removeprefix("torch.")
+        raise EngineError(f"engine: dtype={name!r} needs the backend 'native', but {reason or 'torch was asked for'}")
     missing = no_compiler() if model.model.embed_tokens.weight.device.type == "cpu" else None
     if missing is not None and (compile or wanted == "auto"):
         logging.getLogger(__name__).warning("engine: several times slower than it could be: %s", missing)
@@ -77,7 +82,9 @@ class EmbeddedEngine:
     slots: most requests that run at once; more wait. context_length: most tokens of prompt and completion together.
     rows: requests' and idle sessions' KV caches together (default: four a slot, within 1 GiB). prefill_tokens: most
     prompt tokens a step, so that a long prompt does not hold up those that decode. threads: None leaves torch's.
-    backend: `auto` takes the C++ one where it can (dense, float32, CPU, a compiler), else torch. compile: let
+    backend: `auto` takes the C++ one where it can (dense, on a CPU, a compiler), else torch. dtype: of the factors of
+    every product (None: as the model has them); bfloat16 for a float32 model is the faster on processors that multiply
+    it, keeps a copy of the weights, and gives log-probabilities that are some 1e-2 from the trainer's. compile: let
     torch.compile fuse the torch backend's decode step. seed: of requests without one of their own.
     Not thread-safe: one event loop at a time.
     """
@@ -93,6 +100,7 @@ class EmbeddedEngine:
         threads: int | None = None,
         compile: bool = False,
         backend: _Wanted = "auto",
+        dtype: _Type | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(model, Qwen3):
@@ -108,13 +116,17 @@ class EmbeddedEngine:
                 f"engine: context_length={context_length}, expected 2 to the model's {model.config.context_length}"
             )
         self.model, self.slots, self._context, self._prefill = model, slots, context_length, prefill_tokens
-        count = rows if rows is not None else self._affordable_rows()
+        if dtype is not None and dtype not in get_args(_Type):
+            raise EngineError(f"engine: dtype={dtype!r}, expected one of {', '.join(get_args(_Type))}")
+        number: torch.dtype = model.model.embed_tokens.weight.dtype if dtype is None else getattr(torch, dtype)
+        count = rows if rows is not None else self._affordable_rows(number)
         if count < slots:
             raise EngineError(f"engine: rows={count}, expected at least slots={slots}")
         self._vocab = model.config.vocab_size
         self._rows = Rows(count, context_length)
         self._budgets = Budgets(count)
-        self._backend = _backend(model, backend, rows=count, length=context_length, compile=compile, threads=threads)
+        sizes = {"rows": count, "length": context_length, "threads": threads}
+        self._backend = _backend(model, backend, number, compile=compile, **sizes)
         self._requests: list[_Request | None] = [None] * count
         self._waiting: deque[_Request] = deque()
         self._listening: dict[int, _Request] = {}  # by row: those that want to hear of their tokens
@@ -136,10 +148,10 @@ class EmbeddedEngine:
         self._loop: asyncio.Task[None] | None = None
         self._fingerprint = self._mutations()
 
-    def _affordable_rows(self) -> int:
+    def _affordable_rows(self, number: torch.dtype) -> int:
         config = self.model.config
-        size = self.model.model.embed_tokens.weight.element_size()
-        row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size * self._context
+        each = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * number.itemsize
+        row = each * self._context
         return max(self.slots, min(4 * self.slots, _CACHE_BYTES // row))
 
     # -- the door ------------------------------------------------------------------------------------------------

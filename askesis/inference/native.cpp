@@ -1,4 +1,4 @@
-// One step of a dense Qwen3 in float32 on a CPU: tokens in, next tokens and their log-probabilities out.
+// One step of a dense Qwen3 on a CPU: tokens in, next tokens and their log-probabilities out.
 //
 // Built for small models and many sequences, where a framework spends its time between operations:
 // - A column is one token. Activations lie feature-major, [feature][column], so that everything but attention is
@@ -7,7 +7,13 @@
 // - Threads share nothing: each takes whole spans through all layers. One hand-over a step.
 // - A column's arithmetic does not depend on its neighbours: the same request gives the same bits in any batch.
 //
-// The cache: keys [row][layer][kv][block of 16 positions][hd][16], values [row][layer][kv][position][hd padded to 16].
+// In float32, or, where the processor multiplies bfloat16 (AVX512-BF16), with the factors of every product rounded to it
+// and all sums, norms and what lies between layers in float32. A bfloat16 matrix is a copy, packed for one pass from start
+// to end: [rows in panels of 8][pairs of inputs][8 rows][2].
+//
+// The cache: [row][block of 16 positions][layer][kv][keys, then values of the block]. What is used of a row lies together.
+//   float32: keys [hd][16], values [16][hd padded to 16]
+//   bfloat16: keys [hd / 2][16][2], values [16 / 2][hd padded to 16][2]
 
 #include <algorithm>
 #include <atomic>
@@ -19,6 +25,9 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -42,7 +51,7 @@ inline Vec maximum(Vec a, Vec b) { return b > a ? b : a; }
 inline Vec minimum(Vec a, Vec b) { return b < a ? b : a; }
 
 // exp to about 1e-7, for |x| < 87 (clamped): x = n ln 2 + r, a polynomial for e^r (Taylor to r^7, |r| < 0.35), 2^n from bits
-inline Vec exponential(Vec x) {
+__attribute__((always_inline)) inline Vec exponential(Vec x) {
   x = minimum(maximum(x, all(-87.0f)), all(87.0f));
   const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
   const Vec shifted = x * all(1.44269504f) + shift;
@@ -74,18 +83,23 @@ inline float largest(Vec v) {
   return top;
 }
 
-// y[n][c] = (add ? y[n][c] : 0) + sum over k of w[n][k] x[k][c], for R rows n and all C vectors of columns
+// y[n][c] = (add ? y[n][c] : 0) + sum over k of w[n][k] x[k][c], for R rows n and all C vectors of columns. The rows after
+// them are fetched meanwhile: so many rows at once are more than the processor foresees
 template <int R, int C, bool ADD>
 inline void tile(const float* w, const Vec* x, Vec* y, int inner) {
   Vec acc[R][C];
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) acc[i][c] = ADD ? y[i * C + c] : Vec{};
-  for (int k = 0; k < inner; k++) {
-    Vec in[C];
-    for (int c = 0; c < C; c++) in[c] = x[k * C + c];
-    for (int i = 0; i < R; i++) {
-      const Vec weight = all(w[(int64_t)i * inner + k]);
-      for (int c = 0; c < C; c++) acc[i][c] += weight * in[c];
+  for (int first = 0; first < inner; first += LANES) {
+    for (int i = 0; i < R; i++) __builtin_prefetch(w + (int64_t)(R + i) * inner + first, 0, 3);
+    const int end = std::min(first + LANES, inner);
+    for (int k = first; k < end; k++) {
+      Vec in[C];
+      for (int c = 0; c < C; c++) in[c] = x[k * C + c];
+      for (int i = 0; i < R; i++) {
+        const Vec weight = all(w[(int64_t)i * inner + k]);
+        for (int c = 0; c < C; c++) acc[i][c] += weight * in[c];
+      }
     }
   }
   for (int i = 0; i < R; i++)
@@ -106,6 +120,75 @@ void multiply(const float* w, const Vec* x, Vec* y, int outer, int inner) {
   run(std::integral_constant<int, 1>{});
 }
 
+#if defined(__AVX512BF16__)
+// Two neighbouring bfloat16 factors in each of 16 lanes
+inline Vec pair_product(Vec sum, IntVec a, IntVec b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+inline IntVec all_int(int32_t x) { return x - IntVec{}; }
+
+// Lane by lane, `even` and `odd` as a pair
+inline IntVec pair(Vec even, Vec odd) {
+  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
+  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
+  return (IntVec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+// The 16 lanes as 8 pairs of neighbours
+inline void store_pairs(int32_t* to, Vec x) {
+  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+}
+
+inline uint16_t rounded(float x) {
+  return (uint16_t)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(x)), 0);
+}
+
+// 2^x to about 3e-5, for x <= 0; what a bfloat16 cannot tell apart
+inline Vec power_of_two(Vec x) {
+  x = maximum(x, all(-126.0f));
+  const __m512 whole = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vec r = x - (Vec)whole;  // Taylor's terms of e^(r ln 2), |r| <= 0.5
+  Vec p = all(0.00961813f);
+  p = p * r + all(0.05550411f);
+  p = p * r + all(0.24022651f);
+  p = p * r + all(0.69314718f);
+  p = p * r + all(1.0f);
+  return (Vec)_mm512_scalef_ps((__m512)p, whole);
+}
+
+constexpr int PANEL = 8;  // rows of a packed matrix that lie together
+
+// As `tile`, for R rows of a panel, with inputs in pairs
+template <int R, int C, bool ADD>
+inline void pair_tile(const int32_t* w, const IntVec* x, Vec* y, int pairs) {
+  Vec acc[R][C];
+  for (int i = 0; i < R; i++)
+    for (int c = 0; c < C; c++) acc[i][c] = ADD ? y[i * C + c] : Vec{};
+  for (int k = 0; k < pairs; k++) {
+    IntVec in[C];
+    for (int c = 0; c < C; c++) in[c] = x[k * C + c];
+    for (int i = 0; i < R; i++) {
+      const IntVec weight = all_int(w[k * PANEL + i]);
+      for (int c = 0; c < C; c++) acc[i][c] = pair_product(acc[i][c], weight, in[c]);
+    }
+  }
+  for (int i = 0; i < R; i++)
+    for (int c = 0; c < C; c++) y[i * C + c] = acc[i][c];
+}
+
+template <int C, bool ADD>
+void multiply_pairs(const int32_t* w, const IntVec* x, Vec* y, int outer, int inner) {
+  constexpr int R = PANEL * C <= ACCUMULATORS ? PANEL : PANEL / 2;
+  const int pairs = (inner + 1) / 2;
+  for (int n = 0; n < outer; n += PANEL, w += (int64_t)pairs * PANEL)
+    if (n + PANEL <= outer)
+      for (int i = 0; i < PANEL; i += R) pair_tile<R, C, ADD>(w + i, x, y + (int64_t)(n + i) * C, pairs);
+    else
+      for (int i = 0; n + i < outer; i++) pair_tile<1, C, ADD>(w + i, x, y + (int64_t)(n + i) * C, pairs);
+}
+#endif
+
 template <int C>
 void rms_norm(const float* weight, const Vec* x, Vec* y, int size, float eps, float scale = 1.0f) {
   Vec squares[C] = {};
@@ -119,16 +202,25 @@ void rms_norm(const float* weight, const Vec* x, Vec* y, int size, float eps, fl
 
 }  // namespace
 
-struct Layer {
-  const float *input_norm, *q, *k, *v, *q_norm, *k_norm, *o, *post_norm, *gate, *up, *down;
+struct Layer {  // norms are float32; matrices float32 as they are, or packed bfloat16
+  const float* input_norm;
+  const void *q, *k, *v;
+  const float *q_norm, *k_norm;
+  const void* o;
+  const float* post_norm;
+  const void *gate, *up, *down;
 };
 
 struct Model {
   int32_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, length;  // length: multiple of 16
+  int32_t half, half_embed;  // bfloat16: matrices and cache; the table of embeddings
   float eps;
-  const float *embed, *norm, *head, *cos, *sin;  // cos, sin: [position][head_dim]
+  const void* embed;
+  const float* norm;
+  const void* head;
+  const float *cos, *sin;  // [position][head_dim]
   const Layer* layer;
-  float *keys, *values;
+  void* cache;
 };
 
 struct Draws {  // [m], one entry a span that draws
@@ -153,14 +245,18 @@ struct Column {
   int32_t token, row, position, draw;
 };
 
-struct Ahead {  // how far, in floats, from the keys and values that are read to those that are read next
-  int64_t keys, values;
-};
-
-// Everything one thread needs for a block of columns
+// Everything one thread needs for a block of columns. HALF: in bfloat16
+template <bool HALF>
 class Worker {
+  using Number = std::conditional_t<HALF, uint16_t, float>;        // of the cache
+  using Input = std::conditional_t<HALF, const IntVec*, const Vec*>;  // of a product
+
  public:
-  explicit Worker(const Model& model) : m_(model), padded_((model.head_dim + LANES - 1) / LANES * LANES) {}
+  explicit Worker(const Model& model)
+      : m_(model),
+        padded_((model.head_dim + LANES - 1) / LANES * LANES),
+        part_((int64_t)(model.head_dim + padded_) * LANES),
+        block_(part_ * model.layers * model.kv_heads) {}
 
   void run(const Batch& batch, const std::vector<int>& spans, const std::vector<int64_t>& offsets) {
     columns_.clear();
@@ -171,7 +267,8 @@ class Worker {
     size_t done = 0;
     while (done < columns_.size()) {
       const size_t left = columns_.size() - done;
-      const int vectors = left > 3 * LANES ? 4 : left > 2 * LANES ? 3 : left > LANES ? 2 : 1;
+      const int whole = (int)((left + LANES - 1) / LANES);  // 5 are better taken as 3 and 2 than as 4 and 1
+      const int vectors = whole == 5 ? 3 : std::min(whole, MOST_VECTORS);
       const int count = (int)std::min<size_t>(left, (size_t)vectors * LANES);
       switch (vectors) {
         case 1: block<1>(columns_.data() + done, count, batch.draws); break;
@@ -187,6 +284,45 @@ class Worker {
   Vec* room(std::vector<Vec>& buffer, int64_t size) {
     if ((int64_t)buffer.size() < size) buffer.resize(size);
     return buffer.data();
+  }
+
+  // x [size][C] as products take it, until the next call
+  template <int C>
+  Input input(const Vec* x, int size) {
+#if defined(__AVX512BF16__)
+    if constexpr (HALF) {
+      IntVec* pairs = (IntVec*)room(pairs_, (int64_t)(size + 1) / 2 * C);
+      for (int k = 0; k < size; k += 2)
+        for (int c = 0; c < C; c++)
+          pairs[k / 2 * C + c] = pair(x[k * C + c], k + 1 < size ? x[(k + 1) * C + c] : Vec{});
+      return pairs;
+    } else
+#endif
+      return (Input)x;
+  }
+
+  template <int C, bool ADD>
+  void product(const void* w, Input x, Vec* y, int outer, int inner) {
+#if defined(__AVX512BF16__)
+    if constexpr (HALF)
+      multiply_pairs<C, ADD>((const int32_t*)w, x, y, outer, inner);
+    else
+#endif
+      multiply<C, ADD>((const float*)w, (const Vec*)x, y, outer, inner);
+  }
+
+  // Of the scores of attention
+  static Vec raised(Vec x) {
+#if defined(__AVX512BF16__)
+    if constexpr (HALF) return power_of_two(x);
+#endif
+    return exponential(x);
+  }
+
+  float embedding(int64_t at) const {
+    if (!m_.half_embed) return ((const float*)m_.embed)[at];
+    union { uint32_t i; float f; } bits{(uint32_t)((const uint16_t*)m_.embed)[at] << 16};
+    return bits.f;
   }
 
   template <int C>
@@ -205,8 +341,8 @@ class Worker {
     std::memset(x, 0, sizeof(Vec) * hidden * C);
     std::memset(angles, 0, sizeof(Vec) * hd * C);
     for (int c = 0; c < count; c++) {
-      const float* embedding = m_.embed + (int64_t)columns[c].token * hidden;
-      for (int f = 0; f < hidden; f++) ((float*)x)[f * stride + c] = embedding[f];
+      const int64_t from = (int64_t)columns[c].token * hidden;
+      for (int f = 0; f < hidden; f++) ((float*)x)[f * stride + c] = embedding(from + f);
       const int64_t at = (int64_t)columns[c].position * hd;
       for (int d = 0; d < half; d++) {
         ((float*)angles)[d * stride + c] = m_.cos[at + d];
@@ -216,26 +352,24 @@ class Worker {
     for (int l = 0; l < m_.layers; l++) {
       const Layer& layer = m_.layer[l];
       rms_norm<C>(layer.input_norm, x, normed, hidden, m_.eps);
-      multiply<C, false>(layer.q, normed, q, q_size, hidden);
-      multiply<C, false>(layer.k, normed, k, kv_size, hidden);
-      multiply<C, false>(layer.v, normed, v, kv_size, hidden);
-      const float scale = 1.0f / std::sqrt((float)hd);
+      Input in = input<C>(normed, hidden);
+      product<C, false>(layer.q, in, q, q_size, hidden);
+      product<C, false>(layer.k, in, k, kv_size, hidden);
+      product<C, false>(layer.v, in, v, kv_size, hidden);
+      const float scale = (HALF ? 1.44269504f : 1.0f) / std::sqrt((float)hd);  // log2 e: scores are powers of two
       for (int h = 0; h < m_.heads; h++) rotate<C>(layer.q_norm, q + (int64_t)h * hd * C, angles, scale);
       for (int h = 0; h < m_.kv_heads; h++) rotate<C>(layer.k_norm, k + (int64_t)h * hd * C, angles, 1.0f);
       for (int c = 0; c < count; c++) store(l, columns[c], (const float*)k + c, (const float*)v + c, stride);
       if (count < stride) std::memset(normed, 0, sizeof(Vec) * q_size * C);
-      for (int c = 0; c < count; c++) {
-        const bool last = c + 1 == count;  // then comes the first one, a layer further
-        const int next = last && l + 1 < m_.layers ? l + 1 : l;
-        attend(l, columns[c], next, columns[last ? 0 : c + 1].row, (const float*)q + c, (float*)normed + c, stride);
-      }
-      multiply<C, true>(layer.o, normed, x, hidden, q_size);
+      attend(l, columns, count, (const float*)q, (float*)normed, stride);
+      product<C, true>(layer.o, input<C>(normed, q_size), x, hidden, q_size);
       rms_norm<C>(layer.post_norm, x, normed, hidden, m_.eps);
-      multiply<C, false>(layer.gate, normed, gate, m_.intermediate, hidden);
-      multiply<C, false>(layer.up, normed, up, m_.intermediate, hidden);
+      in = input<C>(normed, hidden);
+      product<C, false>(layer.gate, in, gate, m_.intermediate, hidden);
+      product<C, false>(layer.up, in, up, m_.intermediate, hidden);
       for (int64_t i = 0; i < (int64_t)m_.intermediate * C; i++)
         gate[i] = gate[i] / (all(1.0f) + exponential(-gate[i])) * up[i];
-      multiply<C, true>(layer.down, gate, x, hidden, m_.intermediate);
+      product<C, true>(layer.down, input<C>(gate, m_.intermediate), x, hidden, m_.intermediate);
     }
     // only the columns that draw go on, packed together
     int drawn[MOST_VECTORS * LANES], many = 0;
@@ -271,79 +405,101 @@ class Worker {
     }
   }
 
-  float* keys(int l, int row, int kv) const {
-    return m_.keys + (((int64_t)row * m_.layers + l) * m_.kv_heads + kv) * m_.length * m_.head_dim;
-  }
-
-  float* values(int l, int row, int kv) const {
-    return m_.values + (((int64_t)row * m_.layers + l) * m_.kv_heads + kv) * m_.length * padded_;
+  // Where a row's keys begin, in one layer, of one head
+  Number* cached(int row, int l, int kv) const {
+    return (Number*)m_.cache + row * block_ * (m_.length / LANES) + (l * m_.kv_heads + kv) * part_;
   }
 
   void store(int l, const Column& column, const float* k, const float* v, int stride) {
-    const int hd = m_.head_dim;
-    for (int kv = 0; kv < m_.kv_heads; kv++) {
-      float* to = keys(l, column.row, kv) + (int64_t)(column.position / LANES) * hd * LANES + column.position % LANES;
-      for (int d = 0; d < hd; d++) to[d * LANES] = k[(kv * hd + d) * stride];
-      to = values(l, column.row, kv) + (int64_t)column.position * padded_;
-      for (int d = 0; d < hd; d++) to[d] = v[(kv * hd + d) * stride];
+    const int hd = m_.head_dim, lane = column.position % LANES;
+    for (int kv = 0; kv < m_.kv_heads; kv++, k += (int64_t)hd * stride, v += (int64_t)hd * stride) {
+      Number* key = cached(column.row, l, kv) + column.position / LANES * block_;
+      Number* value = key + hd * LANES + (HALF ? lane / 2 * padded_ * 2 + lane % 2 : lane * padded_);
+#if defined(__AVX512BF16__)
+      if constexpr (HALF) {
+        for (int d = 0; d < hd; d++) key[(d / 2 * LANES + lane) * 2 + d % 2] = rounded(k[d * stride]);
+        for (int d = 0; d < hd; d++) value[d * 2] = rounded(v[d * stride]);
+        continue;
+      }
+#endif
+      for (int d = 0; d < hd; d++) key[d * LANES + lane] = k[d * stride];
+      for (int d = 0; d < hd; d++) value[d] = v[d * stride];
     }
   }
 
-  // Attention of one column. While its keys and values are read, those of the column after it are fetched into the
-  // second-level cache: what many sequences have cached fits no core's own, and one's is too short to be foreseen
-  void attend(int l, const Column& column, int next, int next_row, const float* q, float* out, int stride) {
+  // Attention. While the keys and values of one column are read, those of the next are fetched into the second-level
+  // cache: what many sequences have cached fits no core's own, and one's is too short to be foreseen
+  void attend(int l, const Column* columns, int count, const float* q, float* out, int stride) {
     const int group = m_.heads / m_.kv_heads;
     const int64_t step = (int64_t)m_.head_dim * stride;
-    for (int kv = 0; kv < m_.kv_heads; kv++) {
-      const float* k = keys(l, column.row, kv);
-      const float* v = values(l, column.row, kv);
-      const Ahead ahead{keys(next, next_row, kv) - k, values(next, next_row, kv) - v};
-      int g = 0;
-      for (; g + 4 <= group; g += 4) heads<4>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
-      for (; g + 2 <= group; g += 2) heads<2>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
-      for (; g < group; g++) heads<1>(column.position + 1, k, v, ahead, q, out, kv * group + g, step, stride);
-    }
+    for (int c = 0; c < count; c++)
+      for (int kv = 0; kv < m_.kv_heads; kv++) {
+        const int row = columns[c].row, n = columns[c].position + 1;
+        const Number* from = cached(row, l, kv);
+        const bool last = c + 1 == count;  // then comes the first column, a layer further
+        const int64_t ahead = cached(columns[last ? 0 : c + 1].row, last && l + 1 < m_.layers ? l + 1 : l, kv) - from;
+        int g = kv * group;
+        const int end = g + group;
+        for (; g + 4 <= end; g += 4) heads<4>(n, from, ahead, q + c, out + c, g, step, stride);
+        for (; g + 2 <= end; g += 2) heads<2>(n, from, ahead, q + c, out + c, g, step, stride);
+        for (; g < end; g++) heads<1>(n, from, ahead, q + c, out + c, g, step, stride);
+      }
   }
 
-  // G query heads that share keys and values, over n positions
+  // G query heads that share keys and values, over n positions; ahead: how far it is to what is read next
   template <int G>
-  void heads(int n, const float* k, const float* v, Ahead ahead, const float* q, float* out, int head, int64_t step,
-             int stride) {
+  void heads(int n, const Number* from, int64_t ahead, const float* q, float* out, int head, int64_t step, int stride) {
     const int hd = m_.head_dim, blocks = (n + LANES - 1) / LANES;
     Vec* scores = room(scores_, (int64_t)(blocks + 4) * G);
     float* mine = (float*)room(query_, (int64_t)padded_ * G / LANES);
     for (int g = 0; g < G; g++)
-      for (int d = 0; d < hd; d++) mine[g * hd + d] = q[(head + g) * step + (int64_t)d * stride];
+      for (int d = 0; d < hd; d++) mine[g * padded_ + d] = q[(head + g) * step + (int64_t)d * stride];
+#if defined(__AVX512BF16__)
+    if constexpr (HALF)  // in place: two floats make one pair
+      for (int i = 0; i < padded_ * G / LANES; i++) store_pairs((int32_t*)mine + i * LANES / 2, ((const Vec*)mine)[i]);
+#endif
     Vec top[G];
     for (int g = 0; g < G; g++) top[g] = all(-INFINITY);
     int b = 0;
-    for (; b + 2 <= blocks; b += 2) dots<G, 2>(k, ahead.keys, mine, scores, b, top, n);
-    if (b < blocks) dots<G, 1>(k, ahead.keys, mine, scores, b, top, n);
+    if constexpr (G <= 2)
+      for (; b + 4 <= blocks; b += 4) dots<G, 4>(from + b * block_, ahead, mine, scores, b, top, n);
+    for (; b + 2 <= blocks; b += 2) dots<G, 2>(from + b * block_, ahead, mine, scores, b, top, n);
+    if (b < blocks) dots<G, 1>(from + b * block_, ahead, mine, scores, b, top, n);
     Vec total[G] = {};
     for (int g = 0; g < G; g++) top[g] = all(largest(top[g]));
     for (b = 0; b < blocks; b++)
-      for (int g = 0; g < G; g++) total[g] += scores[b * G + g] = exponential(scores[b * G + g] - top[g]);
+      for (int g = 0; g < G; g++) total[g] += scores[b * G + g] = raised(scores[b * G + g] - top[g]);
     float inverse[G];
-    for (int g = 0; g < G; g++) inverse[g] = 1.0f / sum(total[g]);  // lanes beyond n add exp(-87), nothing in float
-    const float* weights = (const float*)scores;
+    for (int g = 0; g < G; g++) inverse[g] = 1.0f / sum(total[g]);  // lanes beyond n add next to nothing
+#if defined(__AVX512BF16__)
+    if constexpr (HALF)
+      for (int i = 0; i < blocks * G; i++) store_pairs((int32_t*)scores + i * LANES / 2, scores[i]);
+#endif
     for (int d = 0; d < padded_; d += 2 * LANES) {
+      const Number* values = from + hd * LANES + (HALF ? 2 : 1) * d;
       if (d + LANES < padded_)
-        mix<G, 2>(n, v + d, ahead.values, weights, inverse, out, head, step, stride, d);
+        mix<G, 2>(n, values, ahead, scores, inverse, out, head, step, stride, d);
       else
-        mix<G, 1>(n, v + d, ahead.values, weights, inverse, out, head, step, stride, d);
+        mix<G, 1>(n, values, ahead, scores, inverse, out, head, step, stride, d);
     }
   }
 
   template <int G, int B>
-  void dots(const float* k, int64_t ahead, const float* q, Vec* scores, int b, Vec* top, int n) {
-    const int hd = m_.head_dim;
-    const Vec* block = (const Vec*)(k + (int64_t)b * hd * LANES);
+  void dots(const Number* k, int64_t ahead, const float* q, Vec* scores, int b, Vec* top, int n) {
+    constexpr int WIDTH = HALF ? 2 : 1;  // features a lane
+    const int steps = m_.head_dim / WIDTH, apart = padded_ / WIDTH;
     Vec acc[B][G] = {};
-    for (int d = 0; d < hd; d++)
+    for (int d = 0; d < steps; d++)
       for (int i = 0; i < B; i++) {
-        const Vec key = block[i * hd + d];
-        __builtin_prefetch((const float*)(block + i * hd + d) + ahead, 0, 2);
-        for (int g = 0; g < G; g++) acc[i][g] += key * all(q[g * hd + d]);
+        const Number* key = k + i * block_ + d * LANES * WIDTH;
+        __builtin_prefetch(key + ahead, 0, 2);
+        for (int g = 0; g < G; g++)
+#if defined(__AVX512BF16__)
+          if constexpr (HALF)
+            acc[i][g] = pair_product(acc[i][g], *(const IntVec*)key, all_int(((const int32_t*)q)[g * apart + d]));
+          else
+#endif
+            acc[i][g] += *(const Vec*)key * all(q[g * apart + d]);
       }
     for (int i = 0; i < B; i++)
       for (int g = 0; g < G; g++) {
@@ -353,25 +509,36 @@ class Worker {
       }
   }
 
+  // The weighted mean of values. Two sums take turns, so that neither waits for itself
   template <int G, int D>
-  void mix(int n, const float* v, int64_t ahead, const float* weights, const float* inverse, float* out, int head,
+  void mix(int n, const Number* v, int64_t ahead, const Vec* scores, const float* inverse, float* out, int head,
            int64_t step, int stride, int first) {
+    constexpr int WIDTH = HALF ? 2 : 1;  // positions a lane
+    constexpr int BLOCK = LANES / WIDTH;
     Vec acc[2][G][D] = {};
-    int j = 0;
-    for (; j + 2 <= n; j += 2)
-      for (int half = 0; half < 2; half++) {
-        const Vec* value = (const Vec*)(v + (int64_t)(j + half) * padded_);
-        for (int d = 0; d < D; d++) __builtin_prefetch((const float*)(value + d) + ahead, 0, 2);
-        const int at = (j + half) / LANES * G * LANES + (j + half) % LANES;
-        for (int g = 0; g < G; g++)
-          for (int d = 0; d < D; d++) acc[half][g][d] += value[d] * all(weights[at + g * LANES]);
+    const auto add = [&](Vec(&to)[G][D], int j, bool lone) {
+      const Number* from = v + j / BLOCK * block_ + j % BLOCK * padded_ * WIDTH;
+      const int at = j / BLOCK * G * BLOCK + j % BLOCK;
+      for (int d = 0; d < D; d++) {
+        const Number* value = from + d * LANES * WIDTH;
+        __builtin_prefetch(value + ahead, 0, 2);
+#if defined(__AVX512BF16__)
+        if constexpr (HALF) {
+          IntVec two = *(const IntVec*)value;
+          if (lone) two &= all_int(0xFFFF);  // what lies at the position after the last may be anything
+          for (int g = 0; g < G; g++)
+            to[g][d] = pair_product(to[g][d], two, all_int(((const int32_t*)scores)[at + g * BLOCK]));
+          continue;
+        }
+#endif
+        for (int g = 0; g < G; g++) to[g][d] += *(const Vec*)value * all(((const float*)scores)[at + g * BLOCK]);
       }
-    if (j < n) {
-      const Vec* value = (const Vec*)(v + (int64_t)j * padded_);
-      const int at = j / LANES * G * LANES + j % LANES;
-      for (int g = 0; g < G; g++)
-        for (int d = 0; d < D; d++) acc[0][g][d] += value[d] * all(weights[at + g * LANES]);
-    }
+    };
+    const int whole = n / WIDTH;
+    int j = 0;
+    for (; j + 2 <= whole; j += 2) add(acc[0], j, false), add(acc[1], j + 1, false);
+    if (j < whole) add(acc[0], j, false);
+    if (n % WIDTH) add(acc[1], whole, true);
     for (int g = 0; g < G; g++)
       for (int d = 0; d < D; d++) {
         const Vec mixed = (acc[0][g][d] + acc[1][g][d]) * all(inverse[g]);
@@ -385,7 +552,7 @@ class Worker {
   void decide(const Vec* hidden, const int* drawn, int many, const Draws& draws) {
     const int vocab = m_.vocab, stride = C * LANES, blocks = (vocab + SUM_BLOCK - 1) / SUM_BLOCK;
     Vec* logits = room(logits_, (int64_t)vocab * C);
-    multiply<C, false>(m_.head, hidden, logits, vocab, m_.hidden);
+    product<C, false>(m_.head, input<C>(hidden, m_.hidden), logits, vocab, m_.hidden);
     const float* raw = (const float*)logits;
     if (draws.logits)
       for (int c = 0; c < many; c++)
@@ -440,29 +607,38 @@ class Worker {
 
   const Model& m_;
   const int padded_;
+  const int64_t part_, block_;  // numbers that the cache has for 16 positions: of one layer and head, of all
   std::vector<Column> columns_;
-  std::vector<Vec> x_, normed_, q_, k_, v_, gate_, up_, angles_, scores_, query_, logits_, sums_;
+  std::vector<Vec> x_, normed_, q_, k_, v_, gate_, up_, angles_, scores_, query_, logits_, sums_, pairs_;
 };
 
 }  // namespace
 
-// The model, and threads that wait for their share of a step
 class Engine {
  public:
-  Engine(const Model& model, const Layer* layers, int threads) : model_(model), layers_(layers, layers + model.layers) {
+  virtual ~Engine() = default;
+  virtual void step(const Batch& batch) = 0;
+};
+
+// The model, and threads that wait for their share of a step
+template <bool HALF>
+class Threaded : public Engine {
+ public:
+  Threaded(const Model& model, const Layer* layers, int threads)
+      : model_(model), layers_(layers, layers + model.layers) {
     model_.layer = layers_.data();
     for (int i = 0; i < threads; i++) workers_.emplace_back(model_);
     shares_.resize(threads);
     for (int i = 1; i < threads; i++) threads_.emplace_back([this, i] { serve(i); });
   }
 
-  ~Engine() {
+  ~Threaded() override {
     stop_ = true;
     wake();
     for (auto& thread : threads_) thread.join();
   }
 
-  void step(const Batch& batch) {
+  void step(const Batch& batch) override {
     batch_ = &batch;
     offsets_.assign(batch.spans + 1, 0);
     for (int i = 0; i < batch.spans; i++) offsets_[i + 1] = offsets_[i] + batch.counts[i];
@@ -522,7 +698,7 @@ class Engine {
 
   Model model_;
   std::vector<Layer> layers_;
-  std::vector<Worker> workers_;
+  std::vector<Worker<HALF>> workers_;
   std::vector<std::vector<int>> shares_;
   std::vector<int64_t> offsets_;
   std::vector<std::thread> threads_;
@@ -536,8 +712,20 @@ class Engine {
 
 extern "C" {
 
+// Whether the processor multiplies bfloat16
+int32_t engine_knows_half() {
+#if defined(__AVX512BF16__)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 Engine* engine_new(const Model* model, const Layer* layers, int32_t threads) {
-  return new Engine(*model, layers, threads);
+#if defined(__AVX512BF16__)
+  if (model->half) return new Threaded<true>(*model, layers, threads);
+#endif
+  return new Threaded<false>(*model, layers, threads);
 }
 
 void engine_free(Engine* engine) { delete engine; }

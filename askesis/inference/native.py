@@ -1,6 +1,8 @@
-"""The backend in C++: dense Qwen3 in float32 on a CPU, compiled once on the machine it runs on (`native.cpp`).
+"""The backend in C++: dense Qwen3 on a CPU, compiled once on the machine it runs on (`native.cpp`).
 
-It reads the model's parameters where they are, pads nothing, and gives a request the same bits in any batch.
+In float32 it reads the model's parameters where they are. In bfloat16, for processors that multiply it, it keeps a
+packed copy of the matrices, taken anew whenever the parameters have changed. It pads nothing, and gives a request the
+same bits in any batch.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +25,13 @@ from askesis.inference.batch import Array, Batch
 from askesis.inference.memory import lazy_zeros
 from askesis.inference.sampling import draw
 from askesis.models import Qwen3
+from askesis.models.qwen3 import Rotary
 from askesis.types import EngineError
 
 _SOURCE = Path(__file__).with_name("native.cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-pthread", "-w")
 _LANES = 16
+_PANEL = 8  # rows of a packed matrix that lie together
 _POINTER = ctypes.c_void_p
 
 
@@ -53,10 +58,13 @@ class _Model(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "length")
+            for name in (
+                *("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "length"),
+                *("half", "half_embed"),
+            )
         ),
         ("eps", ctypes.c_float),
-        *((name, _POINTER) for name in ("embed", "norm", "head", "cos", "sin", "layer", "keys", "values")),
+        *((name, _POINTER) for name in ("embed", "norm", "head", "cos", "sin", "layer", "cache")),
     ]
 
 
@@ -68,15 +76,22 @@ class _Batch(ctypes.Structure):
     ]
 
 
-def why_not(model: Qwen3) -> str | None:
-    """Why this backend cannot run `model`; None if it can."""
+def why_not(model: Qwen3, dtype: torch.dtype | None = None) -> str | None:
+    """Why this backend cannot run `model` in `dtype` (None: the model's own); None if it can."""
     weight = model.model.embed_tokens.weight
+    dtype = dtype or weight.dtype
     if model.config.is_moe:
         return "the model is a mixture of experts"
     if type(model) is not Qwen3:
         return f"the model is a {type(model).__name__}, not a Qwen3"
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return f"the model is {weight.dtype} on {weight.device}, not float32 on a CPU"
+    if weight.device.type != "cpu":
+        return f"the model is on {weight.device}, not on a CPU"
+    if dtype != torch.bfloat16 and (dtype, weight.dtype) != (torch.float32, torch.float32):
+        return f"the model is {weight.dtype}, to be run in {dtype}; float32 or bfloat16 can be run"
+    if dtype == torch.bfloat16 and weight.dtype not in (torch.float32, torch.bfloat16):
+        return f"the model is {weight.dtype}, neither float32 nor bfloat16"
+    if dtype == torch.bfloat16 and "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        return "the processor does not multiply bfloat16 (AVX512-BF16)"
     return no_compiler()
 
 
@@ -119,8 +134,20 @@ def _library() -> ctypes.CDLL:
     library.engine_new.restype = _POINTER
     library.engine_new.argtypes = [_POINTER, _POINTER, ctypes.c_int32]
     library.engine_free.argtypes = [_POINTER]
+    library.engine_knows_half.restype = ctypes.c_int32
     library.engine_step.argtypes = [_POINTER, _POINTER, ctypes.c_int32, _POINTER, ctypes.c_int32]
     return library
+
+
+def _pack(matrix: Tensor, into: Tensor | None) -> Tensor:
+    """A matrix [rows, inputs] as `native.cpp` wants it in bfloat16, rows and inputs filled up with zeros."""
+    rows, inputs = matrix.shape
+    panels, pairs = -(-rows // _PANEL), -(-inputs // 2)
+    if into is None:
+        into = torch.zeros((panels, pairs, _PANEL, 2), dtype=torch.bfloat16)
+    whole = torch.nn.functional.pad(matrix, (0, 2 * pairs - inputs, 0, panels * _PANEL - rows))
+    into.copy_(whole.view(panels, _PANEL, pairs, 2).transpose(1, 2))
+    return into
 
 
 def _address(tensor: Tensor, name: str) -> int:
@@ -130,18 +157,27 @@ def _address(tensor: Tensor, name: str) -> int:
 
 
 class NativeBackend:
-    """`Backend` over `native.cpp`. threads: None takes as many as torch has."""
+    """`Backend` over `native.cpp`, in float32 or bfloat16. threads: None takes as many as torch has."""
 
-    def __init__(self, model: Qwen3, *, rows: int, length: int, threads: int | None = None) -> None:
-        self.name = "native"
+    def __init__(
+        self, model: Qwen3, *, rows: int, length: int, dtype: torch.dtype = torch.float32, threads: int | None = None
+    ) -> None:
+        self.name = "native" if dtype == torch.float32 else "native bfloat16"
         self.model = model
         self.length = -(-length // _LANES) * _LANES
         self.threads = threads or torch.get_num_threads()
         self._library = _library()
+        self._half = dtype == torch.bfloat16
+        if self._half and not self._library.engine_knows_half():
+            raise EngineError(f"the compiler {_compiler()!r} does not know this processor's bfloat16")
         config = model.config
-        shape = (rows, config.num_hidden_layers, config.num_key_value_heads)
-        self.keys = lazy_zeros((*shape, self.length // _LANES, config.head_dim, _LANES))
-        self.values = lazy_zeros((*shape, self.length, -(-config.head_dim // _LANES) * _LANES))
+        padded = -(-config.head_dim // _LANES) * _LANES
+        block = config.num_hidden_layers * config.num_key_value_heads * (config.head_dim + padded) * _LANES
+        number = np.dtype(np.uint16 if self._half else np.float32)
+        self.cache = lazy_zeros((rows, self.length // _LANES, block), number)
+        self._rotary = Rotary(config)
+        self._copies: dict[str, Tensor] = {}
+        self._packed_at = -1
         self._engine: int | None = None
         self._addresses: tuple[int, ...] = ()
 
@@ -156,8 +192,10 @@ class NativeBackend:
     def refresh(self) -> None:
         """Look up where the parameters are; the threads start anew if that has changed."""
         config, model = self.model.config, self.model
-        model.rotary.reserve(self.length, model.model.embed_tokens.weight)
-        parameters = dict(model.named_parameters())
+        self._rotary.reserve(self.length, torch.empty(0))
+        parameters = {**dict(model.named_parameters()), "lm_head.weight": model.lm_head.weight}
+        if self._half:
+            parameters |= self._packed(parameters)
         layers = (_Layer * config.num_hidden_layers)()
         addresses = []
         for index in range(config.num_hidden_layers):
@@ -167,10 +205,10 @@ class NativeBackend:
                 setattr(layers[index], field, addresses[-1])
         others = {
             "embed": model.model.embed_tokens.weight,
-            "norm": model.model.norm.weight,
-            "head": model.lm_head.weight,
-            "cos": model.rotary.cos,
-            "sin": model.rotary.sin,
+            "norm": parameters["model.norm.weight"],
+            "head": parameters["lm_head.weight"],
+            "cos": self._rotary.cos,
+            "sin": self._rotary.sin,
         }
         top = {name: _address(tensor, name) for name, tensor in others.items()}
         found = (*addresses, *top.values())
@@ -186,19 +224,32 @@ class NativeBackend:
             intermediate=config.intermediate_size,
             vocab=config.vocab_size,
             length=self.length,
+            half=self._half,
+            half_embed=model.model.embed_tokens.weight.dtype == torch.bfloat16,
             eps=config.rms_norm_eps,
-            keys=self.keys.ctypes.data,
-            values=self.values.ctypes.data,
+            cache=self.cache.ctypes.data,
             **top,
         )
         self._engine = self._library.engine_new(ctypes.byref(described), ctypes.byref(layers), self.threads)
         self._addresses = found
 
+    def _packed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the engine reads in bfloat16 instead of the parameters: packed matrices, and norms in float32."""
+        changed = sum(parameter._version for parameter in parameters.values())
+        if changed != self._packed_at:
+            with torch.no_grad():
+                for name, tensor in parameters.items():
+                    if tensor.ndim == 1:
+                        self._copies[name] = tensor.detach().float().clone()
+                    elif name != "model.embed_tokens.weight":
+                        self._copies[name] = _pack(tensor.detach(), self._copies.get(name))
+            self._packed_at = changed
+        return self._copies
+
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` positions of row `source` to row `target`."""
         blocks = -(-count // _LANES)
-        self.keys[target, :, :, :blocks] = self.keys[source, :, :, :blocks]
-        self.values[target, :, :, :count] = self.values[source, :, :, :count]
+        self.cache[target, :blocks] = self.cache[source, :blocks]
 
     def clear(self) -> None:
         """Nothing to do: no position is read that was not written for the row's own tokens."""

@@ -52,6 +52,9 @@ class Rows:
 
         There must be a row that is not busy.
         """
+        own = self._row_of.get(session) if session is not None else None
+        if own is not None and (mine := self._continues(own, prompt)):
+            return Place(row=own, source=own, reused=mine, again=0, evicted=False)
         known = np.where(self.busy, self.known, self.cached)
         common = self._common(prompt, known)
         ready = np.minimum(common, self.cached)
@@ -60,7 +63,6 @@ class Rows:
         usable = len(prompt) - 1  # the last token is always fed: its output is what the next one is drawn from
         if min(int(common[coming]), usable) >= min(int(ready[source]), usable) + WORTH_WAITING:
             return None
-        own = self._row_of.get(session) if session is not None else None
         if own is not None and not self.busy[own]:
             row, evicted = own, False
         else:
@@ -71,6 +73,16 @@ class Rows:
             source = row
         before = self._lost.get(session, 0) if session is not None else 0
         return Place(row=row, source=source, reused=reused, again=max(min(before, usable) - reused, 0), evicted=evicted)
+
+    def _continues(self, own: int, prompt: TokenIds) -> int:
+        """Tokens to reuse where a session's prompt [n] goes on from its whole row and is at most twice as long; else 0.
+
+        No other row is looked at then: what one more might hold is little, and the search is not.
+        """
+        cached = int(self.cached[own])
+        if self.busy[own] or not len(prompt) <= 2 * cached < 2 * len(prompt):
+            return 0
+        return cached if np.array_equal(self.tokens[own, :cached], prompt[:cached]) else 0
 
     def _common(self, prompt: TokenIds, known: np.ndarray[tuple[int], np.dtype[np.int32]]) -> np.ndarray:
         """Length of the prefix that each row shares with `prompt`, at most known[row]."""

@@ -295,6 +295,68 @@ async def test_native_is_right_for_odd_sizes_and_exact_in_any_batch(sizes):
             assert completion.logprobs.tolist() == same.logprobs.tolist()
 
 
+def in_float32(model):
+    """A float32 copy."""
+    twin = build(model.config)
+    twin.load_state_dict(model.state_dict(), strict=False)
+    return twin
+
+
+def rounded(model):
+    """The same arithmetic in torch: both factors of every product are bfloat16, all else is float32."""
+    twin = in_float32(model)
+    for module in twin.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight = torch.nn.Parameter(module.weight.detach().bfloat16().float())
+            module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16().float(),))
+    return twin
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
+async def test_bfloat16_rounds_the_factors_and_nothing_else(own):
+    sizes = {"vocab_size": 103, "hidden_size": 45, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24}
+    shape = {"num_hidden_layers": 3, "intermediate_size": 61, "tie_word_embeddings": True, "rope_theta": 1e4}
+    odd = build(ModelConfig(**shape, **sizes))
+    odd.initialise(1, 0.2)
+    odd.to(own)
+    if reason := why_not(odd, torch.bfloat16):
+        pytest.skip(f"not run: {reason}")
+    crowd = EmbeddedEngine(odd, slots=23, context_length=333, threads=2, dtype="bfloat16")
+    alone = EmbeddedEngine(odd, slots=1, context_length=333, threads=1, dtype="bfloat16", prefill_tokens=50)
+    contexts = [prompt(i, 1 + 9 * i) for i in range(30)]
+    errors = []
+    for version in (0, 1):
+        if version:  # the packed copy follows the parameters
+            with torch.no_grad():
+                for parameter in odd.parameters():
+                    parameter.mul_(0.9)
+            await crowd.update_weights({}, 1)
+            await alone.update_weights({}, 1)
+        twin, plain = rounded(odd), in_float32(odd)
+        said = await asyncio.gather(
+            *(play(crowd, c, 2, Sampling(max_tokens=5 + i, seed=i), f"s{i}") for i, c in enumerate(contexts))
+        )
+        for i, turns in enumerate(said):
+            for context, completion in turns:
+                near = np.abs(completion.logprobs - recomputed(twin, context, completion))
+                errors.append(
+                    (near.mean(), np.abs(completion.logprobs - recomputed(plain, context, completion)).mean())
+                )
+                single = await alone.generate(context, Sampling(max_tokens=5 + i, seed=i))
+                assert single.token_ids.tolist() == completion.token_ids.tolist()
+                assert single.logprobs.tolist() == completion.logprobs.tolist()
+                assert near.max() < 0.1
+    near, far = np.mean(errors, axis=0)
+    assert near < 0.01 and (near < far or own == torch.bfloat16)  # whose weights are rounded as they are
+
+
+async def test_types_that_cannot_be_had_are_refused(model):
+    with pytest.raises(EngineError, match="dtype='float16', expected one of float32, bfloat16"):
+        EmbeddedEngine(model, dtype="float16")
+    with pytest.raises(EngineError, match="dtype='bfloat16' needs the backend 'native'"):
+        EmbeddedEngine(model, dtype="bfloat16", backend="torch")
+
+
 @pytest.mark.full
 async def test_logprobs_of_the_compiled_torch_backend(model):
     engine = EmbeddedEngine(model, slots=4, context_length=200, backend="torch", compile=True)
