@@ -142,6 +142,8 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
             learned.append(f"{_number(sum(thinking) / len(thinking), 0)} thinking tokens{cut}")
     elif "loss" in record.trainer:
         learned.append(f"loss {record.trainer['loss']:.3f}")
+    if "router_balance" in record.trainer:
+        learned.append(f"experts' balance {record.trainer['router_balance']:.2f}")
     tools = record.tool_s / max(record.episodes, 1)  # episodes overlap: their sum would be longer than the step
     did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {tools:.2f} s an episode", left]
     return " · ".join(learned), " · ".join(part for part in did if part)

@@ -47,6 +47,7 @@ class Learner:
             batch_tokens=settings.batch_tokens,
             grad_clip=settings.grad_clip,
             horizon=recipe.rollout.context_length,
+            router_aux=settings.router_aux,
             teacher=teacher,
             threads=prepared.threads,
             seed=derived_seed(recipe.run.seed, "minibatches"),

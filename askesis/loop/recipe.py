@@ -292,6 +292,8 @@ class Train(Section):
     """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), else `clip_low`."""
     kl: Amount = 0.0
     """Weight of the divergence from the model that the run began with."""
+    router_aux: Amount = 1e-3
+    """Weight of the load-balancing loss of a mixture of experts, over a whole minibatch; dense models have none."""
     grad_clip: Amount = 1.0
     """Largest norm of the gradient; 0: no bound."""
 

@@ -4,7 +4,7 @@ from askesis.models.causal_lm import Attention, CausalLM
 from askesis.models.checkpoint import build, fingerprint, load_checkpoint, read_config, save_checkpoint
 from askesis.models.config import ModelConfig
 from askesis.models.qwen3 import Qwen3, causal
-from askesis.models.qwen3_moe import Qwen3Moe, load_balancing_loss, router_logits
+from askesis.models.qwen3_moe import Experts, Qwen3Moe, expert_counts, load_balancing_loss, router_logits
 from askesis.models.sizes import CONTEXT, SIZES, Counts, count_parameters
 from askesis.models.transformers_lm import TransformersLM
 
@@ -14,6 +14,7 @@ __all__ = [
     "Attention",
     "CausalLM",
     "Counts",
+    "Experts",
     "ModelConfig",
     "Qwen3",
     "Qwen3Moe",
@@ -21,6 +22,7 @@ __all__ = [
     "build",
     "causal",
     "count_parameters",
+    "expert_counts",
     "fingerprint",
     "load_balancing_loss",
     "load_checkpoint",

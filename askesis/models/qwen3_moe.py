@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from askesis.models.config import ModelConfig
 from askesis.models.qwen3 import MLP, Body, Layer, Qwen3
+
+_collecting: ContextVar[list[Tensor] | None] = ContextVar("askesis_router_logits", default=None)
 
 
 class Experts(nn.Module):
@@ -32,7 +35,10 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]; each chosen expert runs once, over the tokens that chose it."""
         flat = x.reshape(-1, x.shape[-1])
-        weights, chosen = F.softmax(self.gate(flat), dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        scores = self.gate(flat)
+        if (collected := _collecting.get()) is not None:
+            collected.append(scores)
+        weights, chosen = F.softmax(scores, dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         choices = chosen.flatten()
@@ -45,35 +51,35 @@ class Experts(nn.Module):
 
 
 @contextmanager
-def router_logits(model: Qwen3) -> Iterator[list[Tensor]]:
-    """Collect the routers' scores of the forwards inside the block: [tokens, experts], one a layer, with gradient.
+def router_logits() -> Iterator[list[Tensor]]:
+    """Collect the routers' scores of this thread's forwards inside the block: [tokens, experts], one a layer.
 
-    Of a dense model the list stays empty.
+    With gradient, and padding too. Of a dense model the list stays empty.
     """
     collected: list[Tensor] = []
-    routers = [module.gate for module in model.modules() if isinstance(module, Experts)]
-    handles = [router.register_forward_hook(lambda _, __, scores: collected.append(scores)) for router in routers]
+    token = _collecting.set(collected)
     try:
         yield collected
     finally:
-        for handle in handles:
-            handle.remove()
+        _collecting.reset(token)
 
 
-def load_balancing_loss(logits: Sequence[Tensor], top_k: int) -> Tensor:
+def expert_counts(logits: Sequence[Tensor], top_k: int) -> Tensor:
+    """How often each expert is chosen, by layer: [layers, experts]. logits: [tokens, experts] each."""
+    chosen = [scores.detach().topk(top_k, dim=-1).indices.flatten() for scores in logits]
+    return torch.stack([torch.bincount(c, minlength=logits[0].shape[-1]) for c in chosen])
+
+
+def load_balancing_loss(logits: Sequence[Tensor], counts: Tensor, *, tokens: int) -> Tensor:
     """experts x sum(share of the choices x mean probability), averaged over layers: 1 where all experts share evenly.
 
-    logits: a layer's router scores [tokens, experts] each, over the whole batch: a share over a micro-batch forces
-    every expert to serve every kind of text. Source: arXiv 2501.11873, equation 1.
+    logits: router scores [n, experts] of each layer, of all tokens of a batch or of a part of it; the parts' losses add
+    up to the batch's. counts: `expert_counts` over the whole batch, `tokens` of them: a share over a micro-batch would
+    force every expert to serve every kind of text. Source: arXiv 2501.11873, equations 1 and 4.
     """
-    terms = []
-    for scores in logits:
-        probabilities = F.softmax(scores, dim=-1, dtype=torch.float32)
-        experts = probabilities.shape[-1]
-        choices = probabilities.topk(top_k, dim=-1).indices.flatten()
-        share = torch.bincount(choices, minlength=experts) / choices.numel()
-        terms.append(experts * (share * probabilities.mean(0)).sum())
-    return torch.stack(terms).mean()
+    shares = counts / counts.sum(dim=-1, keepdim=True)
+    sums = torch.stack([F.softmax(scores, dim=-1, dtype=torch.float32).sum(0) for scores in logits])
+    return counts.shape[-1] * (shares * sums / tokens).sum(-1).mean()
 
 
 class MoeLayer(Layer):

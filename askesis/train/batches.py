@@ -21,11 +21,13 @@ _PADDED = 1.06  # how much longer padding makes a part, as a rule
 class Part:
     """Sequences that go through the model together.
 
-    tokens [B, T] int64, right-padded with 0. index [n]: places in the flattened [B, T] whose next token carries loss;
-    targets [n]: those tokens. sampler, advantages, lengths, temperature [n]: as in `LossInputs`, token by token.
+    tokens [B, T] int64, right-padded with 0; real [m]: places in the flattened [B, T] that are no padding. index [n]:
+    those whose next token carries loss; targets [n]: those tokens. sampler, advantages, lengths, temperature [n]: as in
+    `LossInputs`, token by token.
     """
 
     tokens: Tensor
+    real: Tensor
     index: Tensor
     targets: Tensor
     sampler: Tensor
@@ -115,7 +117,10 @@ def _part(
         columns["lengths"].append(np.full(len(at), lengths[names[place]], dtype=np.float32))
         columns["temperature"].append(np.full(len(at), sample.temperature, dtype=np.float32))
     joined = {name: torch.from_numpy(np.concatenate(arrays)).to(device) for name, arrays in columns.items()}
-    return Part(tokens=torch.from_numpy(tokens).to(device), samples=tuple(places), **joined)
+    real = np.concatenate([row * width + np.arange(ends[place]) for row, place in enumerate(places)])
+    arrays = {"tokens": tokens, "real": real}
+    joined |= {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return Part(samples=tuple(places), **joined)
 
 
 _COLUMNS = ("index", "targets", "sampler", "advantages", "lengths", "temperature")

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from askesis.models import CausalLM
+from askesis.models import CausalLM, router_logits
 from askesis.train.batches import Minibatch, Part, deal, minibatch
 from askesis.train.losses import Loss, LossInputs, LossOutput
 from askesis.train.optimisers import Optimisers
+from askesis.train.routers import Balance
 from askesis.types import CheckpointError, Floats, Sample
 
 T = TypeVar("T")
@@ -35,7 +36,8 @@ class Trainer:
 
     loss: see `train.losses`. minibatches: optimiser steps that a step's samples are split into. batch_tokens: most
     places (tokens and padding) in one forward pass. grad_clip: largest norm of a minibatch's gradient, 0 for no bound.
-    horizon: most tokens an output may have. teacher: a frozen model whose log-probabilities the loss gets.
+    horizon: most tokens an output may have. router_aux: weight of a mixture of experts' load-balancing loss. teacher: a
+    frozen model whose log-probabilities the loss gets.
     threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
     """
@@ -50,6 +52,7 @@ class Trainer:
         batch_tokens: int = 2048,
         grad_clip: float = 1.0,
         horizon: int = 1024,
+        router_aux: float = 0.0,
         teacher: CausalLM | None = None,
         threads: int = 1,
         seed: int = 0,
@@ -57,6 +60,7 @@ class Trainer:
         self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
         self._minibatches, self._batch_tokens, self._grad_clip = minibatches, batch_tokens, grad_clip
         self._horizon, self._seed, self._steps = horizon, seed, 0
+        self._balance = Balance(model, router_aux)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
         size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
@@ -71,7 +75,8 @@ class Trainer:
 
         loss; grad_norm (before clipping, mean over minibatches); rate (the schedule's factor); logprob_gap (largest
         |trainer - sampler| of a token before the first update, nats); entropy (mean -log p of sampled tokens); updates;
-        skipped (updates left out because the gradient was not finite); and the loss's own, a mean over tokens each.
+        skipped (updates left out because the gradient was not finite); router_balance (of a mixture of experts: 1 where
+        all are used evenly, more where not); and the loss's own, a mean over tokens each.
         """
         figures: defaultdict[str, float] = defaultdict(float)
         gaps: list[float] = []
@@ -95,14 +100,17 @@ class Trainer:
             return {}
         counts = {"updates": float(learned), "skipped": float(figures.pop("skipped", 0.0))}
         means = {name: figures.pop(name, 0.0) / learned for name in ("loss", "grad_norm", "rate")}
+        if "router_balance" in figures:
+            means["router_balance"] = figures.pop("router_balance") / learned
         return means | {name: value / tokens for name, value in figures.items()} | {"logprob_gap": max(gaps)} | counts
 
     def _gradient(self, batch: Minibatch, gaps: list[float] | None) -> Mapping[str, float]:
         """Put the minibatch's gradient into the parameters; sums over its tokens come back."""
         sums: defaultdict[str, float] = defaultdict(float)
         total: list[Tensor] = []
-        work = functools.partial(self._part_gradient, batch)
-        for gradients, output, current, part in self._side_by_side(work, batch.parts):
+        counts = self._balance.counts(batch, self._side_by_side)
+        work = functools.partial(self._part_gradient, batch, counts)
+        for gradients, output, current, part, balance in self._side_by_side(work, batch.parts):
             if total:  # in the order of the parts, whoever was done first: the same bits every time
                 torch._foreach_add_(total, gradients)
             else:
@@ -111,14 +119,19 @@ class Trainer:
             sums["entropy"] -= float(current.sum())
             for name, value in output.sums.items():
                 sums[name] += float(value)
+            if balance is not None:
+                sums["router_balance"] += float(balance)
             if gaps is not None:
                 gaps.append(float((current - part.sampler).abs().max()))
         for parameter, gradient in zip(self._parameters, total, strict=True):
             parameter.grad = gradient
         return sums
 
-    def _part_gradient(self, batch: Minibatch, part: Part) -> tuple[list[Tensor], LossOutput, Tensor, Part]:
-        current = token_logprobs(self.model, part)
+    def _part_gradient(
+        self, batch: Minibatch, counts: Tensor | None, part: Part
+    ) -> tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]:
+        with router_logits() as scores:
+            current = token_logprobs(self.model, part)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
@@ -136,8 +149,12 @@ class Trainer:
                 horizon=self._horizon,
             )
         )
-        gradients = torch.autograd.grad(output.loss, self._parameters, materialize_grads=True)
-        return list(gradients), output, current.detach(), part
+        loss, balance = output.loss, None
+        if self._balance.wanted:
+            auxiliary, balance = self._balance.loss(scores, part, batch, counts)
+            loss = loss + auxiliary
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        return list(gradients), output, current.detach(), part, balance
 
     def _clip(self) -> float:
         """Scale the gradient down to the bound if it is longer; its norm before."""

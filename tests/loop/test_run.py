@@ -7,6 +7,7 @@ import random
 import signal
 import time
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import askesis
 from askesis.loop import RunFolder, checkpoints, find_run, load_recipe
 from askesis.loop.checkpoints import written
+from askesis.models import build
 from askesis.rollout import Ledger, TraceStore
 from askesis.types import CheckpointError, ConfigError, StoreError
 
@@ -143,6 +145,23 @@ def test_supervised_learning_makes_its_own_model(toy_recipe):
     schema = renderer.render([askesis.loop.bundle.as_message("x")], tools=[SPEC])
     assert len(schema) < 30  # the tools' schema is one token each piece
     assert all(trace.outcome.reason == "submitted" for trace in kept)
+
+
+def test_a_mixture_of_experts_trains_and_shows_its_balance(toy_recipe, toy_model, tmp_path):
+    renderer = askesis.load(toy_model).renderer
+    config = replace(askesis.load(toy_model).config, num_experts=4, num_experts_per_tok=1, moe_intermediate_size=32)
+    model = build(config)
+    model.initialise(0, 0.1)
+    checkpoints.save_model(tmp_path / "mixture", model, renderer)
+    toy_recipe |= {"eval": {"tasks": 0}, "log": {"tensorboard": True}}
+    toy_recipe["model"] = {"checkpoint": str(tmp_path / "mixture")}
+    result = quietly(toy_recipe, overrides=["run.steps=2", "train.router_aux=0.1"])
+    for record in result.history:
+        assert record.trainer["router_balance"] >= 1.0
+        assert record.trainer["logprob_gap"] < 1e-4
+    assert "experts' balance 1." in RunFolder(result.folder).log.read_text()
+    changed, start = weights(result.checkpoint), weights(tmp_path / "mixture")
+    assert all(not torch.equal(changed[name], start[name]) for name in changed if "mlp.gate.weight" in name)
 
 
 # -- ends ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from askesis.models import (
     TransformersLM,
     build,
     count_parameters,
+    expert_counts,
     fingerprint,
     load_balancing_loss,
     load_checkpoint,
@@ -123,17 +124,22 @@ def test_explicit_positions_and_a_foreign_attention_give_the_same():
 def test_every_expert_and_the_router_get_gradient_and_balance_is_one_when_even():
     model = build(ModelConfig(**MOE))
     model.initialise(0)
-    with router_logits(model) as scores:
+    with router_logits() as scores:
         model.logits(model(torch.randint(0, 101, (4, 64)))).square().mean().backward(retain_graph=True)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     model.zero_grad()
-    balance = load_balancing_loss(scores, top_k=2)
+    balance = load_balancing_loss(scores, expert_counts(scores, top_k=2), tokens=256)
     balance.backward()
     assert [s.shape for s in scores] == [(256, 6)] * 3 and 0.9 < balance.item() < 1.5
     assert all(layer.mlp.gate.weight.grad.abs().sum() > 0 for layer in model.model.layers)
     # by hand: both tokens choose expert 0, whose mean probability is p: 2 experts x (1 x p + 0 x (1 - p))
     lopsided = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
-    assert load_balancing_loss([lopsided], top_k=1).item() == pytest.approx(2 * lopsided.softmax(-1)[:, 0].mean())
+    counts = expert_counts([lopsided], top_k=1)
+    assert counts.tolist() == [[2, 0]]
+    whole = load_balancing_loss([lopsided], counts, tokens=2)
+    assert whole.item() == pytest.approx(2 * lopsided.softmax(-1)[:, 0].mean())
+    parts = [load_balancing_loss([lopsided[at : at + 1]], counts, tokens=2) for at in range(2)]
+    assert sum(parts).item() == pytest.approx(whole.item())
     model(torch.zeros(1, 4, dtype=torch.long))
     assert len(scores) == 3  # nothing is kept outside the block
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train_doubles import VOCAB, sample, small_model
+from train_doubles import VOCAB, sample, small_mixture, small_model
 
 from askesis.inference import EmbeddedEngine
 from askesis.train import POLICY_LOSSES, Optimisers, Trainer, deal, minibatch, supervised
@@ -48,6 +48,44 @@ def test_how_samples_are_batched_changes_nothing(seed, name):
     for settings_ in ({"batch_tokens": 64}, {"batch_tokens": 10**6}, {"batch_tokens": 64, "threads": 2}):
         for got, want in zip(gradient_of(model, samples, loss=loss, **settings_), alone, strict=True):
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_experts_are_balanced_over_the_whole_minibatch(threads):
+    """However it is split: the same figure, worked out by hand from the routers' scores, and the same gradient."""
+    model = small_mixture()
+    samples = some_samples()
+    seen = []
+    for layer in model.model.layers:
+        layer.mlp.gate.register_forward_hook(lambda _, __, scores: seen.append(scores.detach()))
+    terms = []
+    for one in samples:  # without padding, and up to the last token that carries loss
+        end = int(np.flatnonzero(one.mask)[-1]) + 1
+        model(torch.as_tensor(one.token_ids[:end].astype(np.int64))[None])
+    for layer in range(2):
+        probabilities = torch.cat(seen[layer::2]).softmax(-1)
+        chosen = probabilities.topk(2, dim=-1).indices
+        shares = [(chosen == expert).float().mean() for expert in range(4)]
+        terms.append(4 * sum(share * probabilities[:, expert].mean() for expert, share in enumerate(shares)))
+    expected = float(sum(terms) / 2)
+    assert expected > 1.01
+    made = trainer(model, lr=1e-9, router_aux=0.1, batch_tokens=64, threads=threads)
+    assert made.step(samples)["router_balance"] == pytest.approx(expected, rel=1e-4)
+    assert "router_balance" not in trainer(model, lr=1e-9).step(samples)
+    whole = gradient_of(model, samples, router_aux=0.1, batch_tokens=10**6)
+    split = gradient_of(model, samples, router_aux=0.1, batch_tokens=64, threads=threads)
+    without = gradient_of(model, samples, batch_tokens=10**6)
+    for got, want in zip(split, whole, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-3)
+    assert any((got - want).abs().max() > 1e-4 for got, want in zip(without, whole, strict=True))
+
+
+def test_balancing_makes_experts_more_even():
+    model, samples = small_mixture(), some_samples(advantage=0.0)  # nothing else to learn
+    made = trainer(model, lr=1e-2, router_aux=1.0)
+    found = [made.step(samples)["router_balance"] for _ in range(20)]
+    assert found[-1] - 1 < (found[0] - 1) / 2
+    assert "router_balance" not in trainer(small_model(), router_aux=1.0).step(samples)
 
 
 def test_a_supervised_gradient_is_that_of_plain_cross_entropy():

@@ -25,6 +25,10 @@ def small_model(seed=0, **changes):
     return model
 
 
+def small_mixture(seed=0):
+    return small_model(seed, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+
+
 def sample(rng, length, *, trace="", group="", advantage=None, share=0.5, temperature=1.0, last=None):
     mask = rng.random(length) < share
     mask[0] = False
