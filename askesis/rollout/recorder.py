@@ -74,12 +74,14 @@ class Recorder:
         self._data = dict(data or {})
         self._conversations: dict[object, Conversation] = {}
         self._closed = False
+        self.touched_s = clock()  # when a turn was last opened
 
     def open(self, ask: Ask) -> RecordedTurn:
         """Find the request's place. Raises `TemplateError`, `ContextOverflow`, and `HostClosed` once closed."""
         if self._closed:
             raise HostClosed(f"session {self.name!r} is closed")
         key, now = opening(ask.messages, ask.tools), self.clock()
+        self.touched_s = now
         conversation = self._conversations.get(key)
         if conversation is None:
             tree = TokenTree(renderer=self.renderer)

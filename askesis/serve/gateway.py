@@ -184,7 +184,7 @@ class Gateway:
         if host is not None:
             raise Fault(409, "this session belongs to an episode, which ends by itself", code="conflict")
         assert name is not None
-        return _json({"session": name, "traces": self._sessions.end(_joined(who, name))})
+        return _json({"session": name, "traces": self._sessions.end(self._gate.session(who, name))})
 
     async def _count(self, request: Request) -> Response:
         self._who(request)
@@ -327,7 +327,7 @@ class _Answering:
                     asked = self._wire.read(await gateway.body(request), gateway.served)
                     if host is None:
                         gateway._check_model(asked.model)
-                        host = gateway._sessions.of(_joined(who, name))
+                        host = gateway._sessions.of(gateway._gate.session(who, name))
                     await self._answer(asked, host, use, receive, exchange, begun)
         except ClientDisconnect:
             exchange.status = 499
@@ -488,11 +488,6 @@ async def _all(tasks: list[asyncio.Task[None]], gone: asyncio.Task[None]) -> Non
 def _reseeded(sampling: Sampling, seed: int, index: int) -> Sampling:
     """The sampling of a further choice: the first one is that of a request for one alone."""
     return replace(sampling, seed=turn_seed(seed, index))
-
-
-def _joined(who: str, name: str | None) -> str:
-    """A session's name: a key's own, or what its holder calls it."""
-    return who if name is None else f"{who}/{name}"
 
 
 def _no_model(model: str) -> Fault:

@@ -86,6 +86,12 @@ class Gate:
         self._requests, self._tokens, self._clock = requests, tokens, clock
         self._uses: dict[str, _Use] = {}
 
+    def session(self, who: str, name: str | None) -> str:
+        """What a session is called: as its key, or as its holder calls it, apart from other keys' sessions."""
+        if name is None:
+            return who
+        return f"{who}/{name}" if self._keys else name
+
     def who(self, secret: str | None) -> str:
         """The name of whoever brings `secret`. Raises a 401 `Fault`."""
         if not self._keys:

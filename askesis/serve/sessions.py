@@ -13,6 +13,7 @@ from askesis.types import ConfigError, Engine, Trace
 
 STORE = "traces.db"
 LABEL = "serve"
+_FORGET_S = 60.0
 
 
 def open_store(folder: Path | None) -> TraceStore | None:
@@ -88,7 +89,8 @@ class Sessions:
         count = 0
         for name, recorder in list(self._recorders.items()):
             count += self._keep(recorder.seal(idle_s=idle_s, most_tokens=self._settings.session_tokens, reason=reason))
-            if not recorder.conversations and not recorder.busy:
+            # a turn that was opened may not speak yet: an empty session is only forgotten a good while later
+            if not recorder.conversations and self._clock() - recorder.touched_s > _FORGET_S:
                 recorder.close()
                 del self._recorders[name]
         return count

@@ -109,7 +109,7 @@ def check(recorder, engine):
 
 
 def test_a_resent_history_is_extended_in_all_the_ways_in_which_clients_resend_it():
-    """The recorded tokens stand as they are, with the reasoning that the client has dropped and JSON that it respelt."""
+    """The recorded tokens stand as they are, with reasoning that the client has dropped and JSON that it respelt."""
 
     async def main():
         first = says("On it.", call("add", b=1, a="é"), reasoning="I should add.")
