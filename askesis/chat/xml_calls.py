@@ -67,10 +67,9 @@ class XmlCalls:
         if not name or again is not None:
             detail = f"parameter {again!r} is given twice" if name else "there is no function name"
             return ParseFailure(kind="shape", detail=detail, raw=raw, syntax="xml")
-        schema: Mapping[str, Any] = next(
-            (tool.parameters.get("properties", {}) for tool in tools if tool.name == name), {}
-        )
-        arguments = {key: typed(value, schema.get(key, {})) for key, value in parameters}
+        schemas = next((tool.parameters.get("properties") for tool in tools if tool.name == name), None)
+        known = schemas if isinstance(schemas, Mapping) else {}
+        arguments = {key: typed(value, known.get(key)) for key, value in parameters}
         return ToolCall(id=call_id, name=name, arguments=arguments, raw=raw)
 
     def write(self, call: ToolCall) -> str:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conversations import FAMILIES
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -69,4 +70,11 @@ def renderer(tokenizer) -> Qwen3Renderer:
 @pytest.fixture(scope="session", params=["ours", "qwen-like"])
 def any_renderer(request, tokenizer) -> Qwen3Renderer:
     """Renderers over vocabularies that cut text differently: what holds at the seams must hold for both."""
+    return Qwen3Renderer(tokenizer if request.param == "ours" else qwen_like())
+
+
+@pytest.fixture(scope="session", params=["ours", "qwen-like", "qwen3-instruct-2507", "qwen3.5", "qwen3.6"])
+def any_family(request, tokenizer):
+    if request.param in FAMILIES:
+        return FAMILIES[request.param].renderer(tokenizer)
     return Qwen3Renderer(tokenizer if request.param == "ours" else qwen_like())

@@ -26,11 +26,14 @@ def joined(pieces, kind):
     return "".join(piece.text for piece in pieces if isinstance(piece, kind))
 
 
+XML = "<tool_call>\n<function=f>\n<parameter=a>\n1 </parameter>\n</think>\n</parameter>\n</function>\n</tool_call>"
+
+
 @st.composite
 def completions(draw, tokenizer):
     """Ids of anything: whole texts, tags, calls, and single tokens that may be halves of characters."""
     part = st.one_of(
-        st.sampled_from([*TAGS, CALL, "\n", "\n\n", "<tool", "_call>", '{"name": "f"}', "漢字 🙂", "word "]).map(
+        st.sampled_from([*TAGS, CALL, XML, "\n", "\n\n", "<tool", "_call>", '{"name": "f"}', "漢字 🙂", "word "]).map(
             tokenizer.encode
         ),
         st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=4),
@@ -39,17 +42,18 @@ def completions(draw, tokenizer):
 
 
 @given(data=st.data(), thinking=st.sampled_from([None, Thinking(), OFF]))
-def test_the_pieces_of_a_stream_are_what_parse_gives(any_renderer, data, thinking):
-    tokens = data.draw(completions(any_renderer.tokenizer))
+def test_the_pieces_of_a_stream_are_what_parse_gives(any_family, data, thinking):
+    thinking = None if thinking is not None and thinking.enabled not in any_family.modes else thinking
+    tokens = data.draw(completions(any_family.tokenizer))
     cuts = data.draw(st.lists(st.integers(0, len(tokens)), max_size=len(tokens)))
-    pieces, stream = dealt(any_renderer, tokens, cuts, thinking)
-    message = any_renderer.parse(ids(tokens), thinking=thinking, tools=(SPEC,))
+    pieces, stream = dealt(any_family, tokens, cuts, thinking)
+    message = any_family.parse(ids(tokens), thinking=thinking, tools=(SPEC,))
     assert stream.message == message
     assert joined(pieces, Reasoning) == message.reasoning and joined(pieces, Text) == message.text
     assert [piece for piece in pieces if isinstance(piece, ToolCall)] == list(message.tool_calls)
     assert [piece for piece in pieces if isinstance(piece, ParseFailure)] == list(message.failures)
     assert all(piece.text for piece in pieces if isinstance(piece, Reasoning | Text))
-    assert stream.thinking_tokens == any_renderer.thinking_tokens(ids(tokens), thinking=thinking)
+    assert stream.thinking_tokens == any_family.thinking_tokens(ids(tokens), thinking=thinking)
 
 
 def one_by_one(renderer, text, thinking=None):
