@@ -27,6 +27,7 @@ from askesis.inference.sampling import check, uniform
 from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.thinking import Budgets
 from askesis.models import Qwen3
+from askesis.models import fingerprint as weights_fingerprint
 from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Piece, Sampling, TokenIds, ids
 from askesis.types.tokens import FinishReason
 
@@ -146,7 +147,7 @@ class EmbeddedEngine:
         self._version, self._running, self._closed = 0, 0, False
         self._counts = Counters()
         self._loop: asyncio.Task[None] | None = None
-        self._fingerprint = self._mutations()
+        self._known = self._mutations()
 
     def _affordable_rows(self, number: torch.dtype) -> int:
         config = self.model.config
@@ -197,11 +198,13 @@ class EmbeddedEngine:
             self._abandon(request)
             raise
 
-    async def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
+    async def update_weights(self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "") -> None:
         """Sample under other weights from the next token on; all cached keys and values are dropped.
 
         Empty weights: the model's parameters were changed in place. Otherwise every parameter must be there by name and
         shape (the tied `lm_head.weight` may be left out), and is copied in. Raises `EngineError`, changing nothing.
+        fingerprint: of the weights that are meant. Where the model has others then (stale or damaged ones), it is an
+        `EngineError`, and so is every request until an update is right.
         """
         if self._closed:
             raise EngineError("engine is closed: no weights can be updated")
@@ -209,7 +212,13 @@ class EmbeddedEngine:
             raise EngineError(f"weights version {version}: expected 0 or more")
         if weights:
             self._load(weights)
-        self._version, self._fingerprint = version, self._mutations()
+        if fingerprint and (found := weights_fingerprint(self.model)) != fingerprint:
+            self._known = -1
+            raise EngineError(
+                f"weights version {version} should have the fingerprint {fingerprint}, but the engine's have {found}: "
+                "they are those of another version or model, or were damaged on the way; update them again"
+            )
+        self._version, self._known = version, self._mutations()
         self._counts.recomputed += self._rows.drop()
         self._backend.refresh()
 
@@ -318,7 +327,7 @@ class EmbeddedEngine:
 
     def _resume(self) -> None:
         """After a pause: training may have changed the weights."""
-        if self._mutations() != self._fingerprint:
+        if self._mutations() != self._known:
             raise EngineError(
                 "the model's parameters were changed in place, but the engine was not told; "
                 "call `await engine.update_weights({}, version)` after a training step"

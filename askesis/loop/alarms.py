@@ -22,13 +22,15 @@ class Alarms:
 
     def __init__(self, history: Iterable[StepRecord] = ()) -> None:
         self._seen: dict[str, Alarm] = {}
+        self._made = ""  # the fingerprint of the weights that the last step made
         for record in history:
             self.observe(record)
 
     def observe(self, record: StepRecord) -> list[Alarm]:
         """What is to be said now."""
         new = []
-        for kind, message in _alarms(record):
+        made, self._made = self._made, record.made
+        for kind, message in _alarms(record, made):
             alarm = self._seen.get(kind)
             if alarm is None:
                 alarm = Alarm(kind=kind, message=message, first=record.step, last=record.step)
@@ -46,8 +48,14 @@ class Alarms:
         return list(self._seen.values())
 
 
-def _alarms(record: StepRecord) -> Iterator[tuple[str, str]]:
-    """Kind and message of all that is wrong with a step."""
+def _alarms(record: StepRecord, made: str) -> Iterator[tuple[str, str]]:
+    """Kind and message of all that is wrong with a step. made: by the step before it, if that is known."""
+    if made and record.began and record.began != made:
+        message = (
+            f"this step sampled and trained weights with the fingerprint {record.began}, but the step before had made "
+            f"{made}: something else has changed them. Go on from a checkpoint written before"
+        )
+        yield "weights", message
     if record.episodes > record.infrastructure and record.truncated >= 1.0:
         message = (
             "every episode ran into a token limit, so none can learn to finish. Raise rollout.limits.max_turn_tokens "

@@ -70,6 +70,7 @@ class StepRecord:
     trainer: what the trainer reported.
     groups: drawn; trained; dropped by reason. outcomes: final attempts by `who:reason`; retried: attempts repeated.
     tool_s: seconds in tools, summed over episodes. lost: what ended the first episode that the machinery ended.
+    began, made: fingerprints of the weights that were sampled under and trained, and of those that came of it.
     """
 
     step: int
@@ -94,6 +95,8 @@ class StepRecord:
     trained_tokens: int
     tool_s: float
     trainer: Mapping[str, float] = field(default_factory=dict)
+    began: str = ""
+    made: str = ""
     lost: str = ""
     triggered: Mapping[str, float] = field(default_factory=dict)
     closed_by_itself: Mapping[str, float] = field(default_factory=dict)

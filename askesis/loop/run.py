@@ -20,7 +20,8 @@ from askesis.loop.recipe import Recipe
 from askesis.loop.report import write_report
 from askesis.loop.results import Evaluation, RunResult, StepRecord, from_plain
 from askesis.loop.training import Training
-from askesis.rollout import TraceStore
+from askesis.models import fingerprint
+from askesis.rollout import Step, TraceStore
 from askesis.types import CheckpointError, ConfigError
 
 _CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "eval.", "checkpoint.", "log.")
@@ -117,6 +118,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
         with TraceStore(folder.traces) as store:
             position = _START if found is None else read_position(found)
             if found is not None:
+                _check_weights(prepared, store.ledger.steps(), position.step, found)
                 load_trainer(found, learner)
             if resumed:
                 store.ledger.rewind(position.step)
@@ -204,6 +206,16 @@ def _newest(folder: RunFolder) -> Path | None:
             f"is left in {folder.checkpoints}; start a new run"
         )
     return None
+
+
+def _check_weights(prepared: Prepared, steps: Sequence[Step], step: int, checkpoint: Path) -> None:
+    """Raise `CheckpointError` if the checkpoint's weights are not those that its step made."""
+    made = next((one.made for one in steps if one.step == step), "")
+    if made and (found := fingerprint(prepared.model)) != made:
+        raise CheckpointError(
+            f"{checkpoint} is damaged: its weights have the fingerprint {found}, but step {step} made {made}. Delete "
+            "that folder, and --resume goes on from the checkpoint before it"
+        )
 
 
 def _history(folder: RunFolder, step: int) -> list[StepRecord]:

@@ -31,6 +31,7 @@ from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
 from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
 from askesis.loop.stream import Prompt, all_thinkings, limited
+from askesis.models import fingerprint
 from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
 
 
@@ -149,10 +150,12 @@ class Training:
         if batch is None:
             return None
         sampled = time.monotonic()
+        began = fingerprint(self.prepared.model)
         figures = self.learner.step(batch.samples, progress=self._progress()) if batch.samples else {}
         version = self.position.version + 1
+        made = fingerprint(self.prepared.model)
         if self._engine is not None:
-            await self._engine.update_weights({}, version)
+            await self._engine.update_weights({}, version, fingerprint=made)
         done = time.monotonic()
         tokens = sum(len(sample) for sample in batch.samples)
         self.position = Position(
@@ -170,6 +173,7 @@ class Training:
             sampled_tokens=0 if self.prepared.recipe.demonstrations else progress.tokens - before[1],
             retried=progress.retried - before[2],
             trainer=figures,
+            fingerprints=(began, made),
         )
         self.history.append(record)
         with self.folder.metrics.open("a", encoding="utf-8") as file:  # before the commit: no committed step lacks it
@@ -177,7 +181,14 @@ class Training:
         self.stopped_by = self._bound()
         due = self.stopped_by or step - self._saved >= self.prepared.recipe.checkpoint.every_steps
         name = self._write() if due else None
-        ledger.commit_step(step, version, trained=batch.trained, dropped=batch.dropped, checkpoint=name)
+        ledger.commit_step(
+            step,
+            version,
+            trained=batch.trained,
+            dropped=batch.dropped,
+            checkpoint=name,
+            fingerprints=(began, made),
+        )
         if name is not None:
             prune(self.folder, self.prepared.recipe.checkpoint.keep)
         return record
@@ -341,6 +352,7 @@ def step_record(
     sampled_tokens: int,
     retried: int,
     trainer: Mapping[str, float],
+    fingerprints: tuple[str, str],
 ) -> StepRecord:
     """The figures of a step."""
     traces = batch.traces
@@ -371,5 +383,7 @@ def step_record(
         trained_tokens=sum(len(sample) for sample in batch.samples),
         tool_s=tool_s,
         trainer=trainer,
+        began=fingerprints[0],
+        made=fingerprints[1],
         lost=lost(traces),
     )

@@ -17,9 +17,14 @@ from typing import Any
 
 from askesis.types import StoreError
 
-SCHEMA = 1
+SCHEMA = 2
 APPLICATION = 0x41534B45  # "ASKE" in SQLite's application_id: this file is ours
 
+_WEIGHTS = """
+CREATE {temporary} TABLE weights (
+  lineage INTEGER NOT NULL, step INTEGER NOT NULL, began TEXT NOT NULL, made TEXT NOT NULL, PRIMARY KEY (lineage, step)
+) WITHOUT ROWID;
+"""
 _TABLES = """
 CREATE TABLE lineages (lineage INTEGER PRIMARY KEY, from_step INTEGER NOT NULL);
 INSERT INTO lineages VALUES (0, 0);
@@ -109,10 +114,15 @@ class Database:
         fresh = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if fresh and not self.readonly:
             connection.executescript(
-                f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
+                f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} "
+                f"{_WEIGHTS.format(temporary='')} COMMIT;"
             )
         elif application != APPLICATION:
             raise StoreError(f"{self.path} is an SQLite file, but no trace store of Askesis")
+        elif schema == 1 and self.readonly:  # which had no fingerprints
+            connection.executescript(_WEIGHTS.format(temporary="TEMPORARY"))
+        elif schema == 1:
+            connection.executescript(f"BEGIN; PRAGMA user_version = 2; {_WEIGHTS.format(temporary='')} COMMIT;")
         elif schema != SCHEMA:
             raise StoreError(f"{self.path} has schema {schema}, this version of Askesis reads {SCHEMA}")
 

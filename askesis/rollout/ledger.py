@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from askesis.rollout.database import Database, live
 from askesis.types import StoreError
@@ -31,11 +32,16 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A committed step. version: of the weights after it; checkpoint: its name, if one was written."""
+    """A committed step. version: of the weights after it; checkpoint: its name, if one was written.
+
+    began, made: fingerprints of the weights that it trained, and of those that it made; empty if they were not entered.
+    """
 
     step: int
     version: int
     checkpoint: str | None
+    began: str = ""
+    made: str = ""
 
 
 class Ledger:
@@ -70,10 +76,12 @@ class Ledger:
         trained: Sequence[str],
         dropped: Mapping[str, str] | None = None,
         checkpoint: str | None = None,
+        fingerprints: tuple[str, str] | None = None,
     ) -> None:
         """Enter, all or nothing, that `step` trained these groups and made `version`.
 
         dropped: groups that were not trained, with the reason. checkpoint: its name; it must be whole on disk before.
+        fingerprints: of the weights that were trained, and of those that came of it.
         """
         fates = [(group, TRAINED) for group in trained] + list((dropped or {}).items())
         lineage = self._database.lineage
@@ -87,6 +95,8 @@ class Ledger:
             connection.executemany(
                 "INSERT INTO settled VALUES (?, ?, ?, ?)", [(lineage, step, group, fate) for group, fate in fates]
             )
+            if fingerprints is not None:
+                connection.execute("INSERT INTO weights VALUES (?, ?, ?, ?)", (lineage, step, *fingerprints))
 
     def mark_checkpoint(self, step: int, checkpoint: str) -> None:
         """Enter that the last committed step, which had no checkpoint, has one now: what an interrupted run does."""
@@ -117,9 +127,14 @@ class Ledger:
     def steps(self) -> list[Step]:
         """The committed steps of the surviving lineage."""
         rows = self._database.all(
-            f"SELECT step, version, checkpoint FROM steps WHERE version IS NOT NULL AND {live('steps')} ORDER BY step"
+            "SELECT steps.step, version, checkpoint, coalesce(began, ''), coalesce(made, '') FROM steps "
+            "LEFT JOIN weights ON weights.lineage = steps.lineage AND weights.step = steps.step "
+            f"WHERE version IS NOT NULL AND {live('steps')} ORDER BY steps.step"
         )
-        return [Step(step=step, version=version, checkpoint=checkpoint) for step, version, checkpoint in rows]
+        return [
+            Step(step=step, version=version, checkpoint=checkpoint, began=began, made=made)
+            for step, version, checkpoint, began, made in rows
+        ]
 
     def last_step(self, *, checkpointed: bool = False) -> Step | None:
         """The last committed step of the surviving lineage; with `checkpointed`, the last that can be resumed from."""
@@ -134,9 +149,16 @@ class Ledger:
         """What is wrong along the surviving lineage; empty if nothing is.
 
         Looks for prompts skipped or drawn twice, groups trained twice, trained without having been drawn or emitted,
-        never settled, or staler than allowed, and for gaps in steps and versions.
+        never settled, or staler than allowed, for gaps in steps and versions, and for weights that changed between two
+        steps.
         """
-        return [*self._check_steps(), *self._check_draws(), *self._check_fates(), *self._check_versions()]
+        return [
+            *self._check_steps(),
+            *self._check_weights(),
+            *self._check_draws(),
+            *self._check_fates(),
+            *self._check_versions(),
+        ]
 
     def _check_steps(self) -> Iterable[str]:
         rows = self._database.all(f"SELECT step, base_version, version FROM steps WHERE {live('steps')} ORDER BY step")
@@ -152,6 +174,11 @@ class Ledger:
             if version is not None and version <= base:
                 yield f"step {step} made version {version} out of {base}: versions must grow"
             made = version
+
+    def _check_weights(self) -> Iterable[str]:
+        for last, step in pairwise(self.steps()):
+            if last.made and step.began and last.made != step.began:
+                yield f"step {step.step} trained weights {step.began}, but step {last.step} had made {last.made}"
 
     def _check_draws(self) -> Iterable[str]:
         rows = self._database.all(f"SELECT position, group_id FROM draws WHERE {live('draws')} ORDER BY position")

@@ -34,8 +34,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def update_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Sample under `weights` from now on, and say so in `Completion.policy_versions`. Empty: already in place."""
+    async def update_weights(self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "") -> None:
+        """Sample under `weights` from now on, and say so in `Completion.policy_versions`. Empty: already in place.
+
+        fingerprint: of the weights that are meant (`models.fingerprint`). Raises `EngineError` if others are there.
+        """
         ...
 
     def release(self, session: str) -> None:

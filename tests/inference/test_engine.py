@@ -1,6 +1,7 @@
 """The embedded engine at its door: what it samples, what it computes, and how it fails."""
 
 import asyncio
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from askesis.inference import EmbeddedEngine
 from askesis.inference.native import why_not
-from askesis.models import ModelConfig, build, save_checkpoint
+from askesis.models import ModelConfig, build, fingerprint, save_checkpoint
 from askesis.types import ContextOverflow, EngineError, Sampling, ThinkingLimit, ids
 
 VOCAB = 96
@@ -244,6 +245,23 @@ async def test_weights_update_in_place_and_by_value(make_engine, model):
     third = await engine.generate(context, how, session="s")
     np.testing.assert_allclose(third.logprobs, first.logprobs, atol=1e-4)
     assert engine.version == 8
+
+
+async def test_weights_that_are_not_those_meant_are_refused(make_engine, model):
+    engine = make_engine(model, slots=2, context_length=64)
+    right = fingerprint(model)
+    await engine.update_weights({}, 1, fingerprint=right)
+    meant = {name: value * 1.1 for name, value in model.state_dict().items()}
+    sent = copy.deepcopy(model)
+    sent.load_state_dict(meant)
+    damaged = meant | {"model.norm.weight": meant["model.norm.weight"].roll(1) + torch.eye(32)[3]}
+    for weights in ({}, damaged):  # those of before, and others
+        with pytest.raises(EngineError, match=f"version 2 should have the fingerprint {fingerprint(sent)}"):
+            await engine.update_weights(weights, 2, fingerprint=fingerprint(sent))
+        with pytest.raises(EngineError):
+            await engine.generate(prompt(0, 5), Sampling(max_tokens=2))
+    await engine.update_weights(meant, 2, fingerprint=fingerprint(sent))
+    assert (await engine.generate(prompt(0, 5), Sampling(max_tokens=2))).policy_versions.tolist() == [2, 2]
 
 
 async def test_an_update_in_flight_shows_in_the_versions(make_engine, model):

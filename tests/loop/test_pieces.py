@@ -202,6 +202,14 @@ def test_alarms_are_raised_once_and_counted(changes, kind, words):
     assert (seen.kind, seen.first, seen.last, seen.count) == (kind, 2, 6 + QUIET, 4)
 
 
+def test_weights_that_changed_between_two_steps_are_an_alarm():
+    alarms = Alarms([record(1, began="a", made="b")])  # of a run that was resumed
+    assert alarms.observe(record(2, began="b", made="c")) == []
+    (alarm,) = alarms.observe(record(3, began="x", made="d"))
+    assert alarm.kind == "weights" and "had made c" in alarm.message
+    assert alarms.observe(record(4, began="d", made="e")) == []
+
+
 def test_dropped_groups_of_one_kind_among_good_ones_are_no_alarm():
     assert Alarms().observe(record(dropped={"no_variance": 3}, trained_groups=1, infrastructure=1)) == []
 

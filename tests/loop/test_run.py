@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 import tomllib
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_env import SPEC, TOY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import askesis
-from askesis.loop import RunFolder, checkpoints, find_run, load_recipe
+from askesis.loop import RunFolder, checkpoints, find_run, load_recipe, training
 from askesis.loop.checkpoints import written
-from askesis.models import build
+from askesis.models import build, fingerprint
 from askesis.rollout import Ledger, TraceStore
 from askesis.types import CheckpointError, ConfigError, StoreError
 
@@ -221,8 +222,6 @@ def _die(*_args, **_kwargs):
 
 def _kill_at(where: str):
     """Make this process die at a named moment of the fifth or sixth step, where a checkpoint is due."""
-    from askesis.loop import training
-
     moments = {
         "after the draws are entered": (Ledger, "begin_step", 5, True),
         "before the checkpoint": (training, "write_checkpoint", 2, False),
@@ -373,6 +372,50 @@ def test_alarms_of_a_resumed_run_are_those_of_all_its_steps(toy_recipe):
         assert (alarm.first, alarm.last, alarm.count) == (1, steps, steps)
     assert "ALARM all_truncated" in RunFolder(longer.folder).log.read_text()
     assert RunFolder(longer.folder).log.read_text().count("ALARM all_truncated") == 1
+
+
+def test_weights_are_those_that_the_step_before_made(toy_recipe, monkeypatch):
+    result = quietly(toy_recipe, overrides=["eval.tasks=0"])
+    chain = [(record.began, record.made) for record in result.history]
+    assert len({made for _, made in chain}) == 4
+    assert all(last[1] == following[0] for last, following in pairwise(chain))
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert [(step.began, step.made) for step in store.ledger.steps()] == chain
+    assert fingerprint(askesis.load(result.folder).model) == chain[-1][1]
+
+    newest = weights(result.checkpoint)
+    newest["model.norm.weight"][3] += 1e-3
+    save_file(newest, result.checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"step-4 is damaged: .* Delete that folder"):
+        quietly(resume=result.folder, overrides=["run.steps=6"])
+    shutil.rmtree(result.checkpoint)
+    resumed = quietly(resume=result.folder, overrides=["run.steps=6"])
+    assert [record.made for record in resumed.history[:4]] == [made for _, made in chain]
+    assert not resumed.alarms or all(alarm.kind != "weights" for alarm in resumed.alarms)
+
+
+def test_weights_changed_behind_the_trainers_back_are_an_alarm(toy_recipe, monkeypatch):
+    original = training.Training._source
+
+    async def spoilt(self):
+        source = await original(self)
+        play = source.play
+
+        async def play_and_spoil(prompts, step):
+            batch = await play(prompts, step)
+            if step == 2:
+                self.prepared.model.model.norm.weight.data[0] += 1e-3  # `data`: torch itself does not notice
+            return batch
+
+        source.play = play_and_spoil
+        return source
+
+    monkeypatch.setattr(training.Training, "_source", spoilt)
+    result = quietly(toy_recipe, overrides=["eval.tasks=0"])
+    (alarm,) = [alarm for alarm in result.alarms if alarm.kind == "weights"]
+    assert (alarm.first, alarm.count) == (2, 1)
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert "step 2 trained weights" in store.ledger.check()[0]
 
 
 def test_what_cannot_be_resumed_says_so(toy_recipe, tmp_path):

@@ -168,6 +168,19 @@ def test_a_checkpoint_saved_over_another_leaves_neither_mixture_nor_rest(tmp_pat
     assert (folder / "tokenizer.json").exists() and [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fingerprint_is_of_every_bit_in_its_place(dtype):
+    model = build(ModelConfig(**DENSE), dtype=dtype)
+    model.initialise(0)
+    seen = [fingerprint(model)]
+    matrix = model.model.layers[1].mlp.up_proj.weight.data
+    matrix.view(torch.int32 if dtype == torch.float32 else torch.int16)[5, 7].bitwise_xor_(1)
+    seen.append(fingerprint(model))
+    matrix[[3, 4]] = matrix[[4, 3]]
+    seen.append(fingerprint(model))
+    assert len(set(seen)) == 3
+
+
 def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     model = build(ModelConfig(**DENSE))
     model.initialise(0)

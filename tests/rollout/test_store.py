@@ -253,6 +253,27 @@ def test_a_clean_run_and_a_rewound_one(tmp_path):
             store.ledger.rewind(3)
 
 
+def test_fingerprints_travel_with_versions(tmp_path):
+    path = tmp_path / "t.db"
+    with TraceStore(path) as store:
+        for step, fingerprints in ((1, ("a", "b")), (2, ("b", "c")), (3, ("x", "d")), (4, None)):
+            store.ledger.begin_step(step, [], version=step)
+            store.ledger.commit_step(step, step + 1, trained=[], checkpoint=f"c{step}", fingerprints=fingerprints)
+        assert [(step.began, step.made) for step in store.ledger.steps()][1:] == [("b", "c"), ("x", "d"), ("", "")]
+        assert store.ledger.check() == ["step 3 trained weights x, but step 2 had made c"]
+        store.ledger.rewind(2)
+        assert store.ledger.check() == []
+    with sqlite3.connect(path) as connection:  # a file of the time before there were any
+        connection.executescript("DROP TABLE weights; PRAGMA user_version = 1;")
+    for readonly in (True, False, True):
+        with TraceStore(path, readonly=readonly) as store:
+            assert [step.made for step in store.ledger.steps()] == ["", ""]
+            if not readonly:
+                store.ledger.begin_step(3, [], version=3)
+                store.ledger.commit_step(3, 4, trained=[], fingerprints=("c", "e"))
+                store.ledger.rewind(2)
+
+
 def test_a_step_that_names_a_checkpoint_outlives_a_power_cut(tmp_path):
     """What prunes the checkpoint before it relies on that: SQLite must have written it out (synchronous 2, FULL)."""
     with TraceStore(tmp_path / "traces.db") as store:
