@@ -45,6 +45,7 @@ class Tokenizer:
         backend.no_truncation()  # a tokenizer.json may ask for either; a conversation must stay whole
         backend.no_padding()
         self._backend = backend
+        self._texts: dict[int, str] = {}
         self.template = template if template is not None else TEMPLATE.read_text(encoding="utf-8")
         self.max_length = max_length
         self.named = dict(_NAMED if named is None else named)
@@ -81,6 +82,18 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int] | TokenIds) -> str:
         """The text of `tokens`, special ones included; halves of a character become U+FFFD."""
         return str(self._backend.decode([int(token) for token in tokens], skip_special_tokens=False))
+
+    @cached_property
+    def bytewise(self) -> bool:
+        """Whether the text of tokens is their bytes, joined."""
+        return isinstance(self._backend.decoder, decoders.ByteLevel)
+
+    def text_of(self, token: int) -> str:
+        """`decode` of one token, remembered."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.decode([token])
+        return text
 
     def find(self, token: str) -> int | None:
         """The id of one token; None if the vocabulary lacks it."""

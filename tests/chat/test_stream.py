@@ -3,7 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models
 
+from askesis.chat import Tokenizer
+from askesis.chat.detokenise import Detokeniser
 from askesis.types import ParseFailure, Reasoning, Text, Thinking, ToolCall, ToolSpec, ids
 
 OFF = Thinking(enabled=False)
@@ -104,3 +108,18 @@ def test_where_thinking_was_not_opened_all_waits_until_it_is_known_what_it_was(a
     assert not any(given for _, given in steps) and end == [Text(text="Hm, well.")]
     steps, end = one_by_one(any_renderer, "Hm.</think>Yes", thinking)
     assert next(piece for _, given in steps for piece in given) == Reasoning(text="Hm.")
+
+
+def test_a_decoder_that_looks_back_gives_the_same_text(tokenizer):
+    """SentencePiece's kind drops the space before a first word: token by token it must not drop every space."""
+    words = ["\u2581Hello", "\u2581world", "ly", "\u2581<0xE6>", "<0xE6>", "<0xBC>", "<0xA2>"]
+    backend = Backend(models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=[]))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    plain = Tokenizer(backend)
+    assert not plain.bytewise and tokenizer.bytewise
+    tokens = [0, 1, 2, 1, 4, 5, 6, 1]
+    one_by_one, at_once = Detokeniser(plain), Detokeniser(plain)
+    pieces = [one_by_one.push([token]) for token in tokens] + [one_by_one.flush()]
+    assert "".join(pieces) == at_once.push(tokens) == plain.decode(tokens) == "Hello worldly world漢 world"
