@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -106,6 +107,17 @@ def evaluate(
     tasks: Annotated[int, typer.Option(min=1, help="Held-out tasks in each mode.")] = 300,
     thinking: Annotated[Modes, typer.Option(help="Thinking modes.")] = Modes.BOTH,
     budget: Annotated[int | None, typer.Option(min=0, help="Most tokens a turn may think.")] = None,
+    budgets: Annotated[
+        str | None, typer.Option(metavar="0,8,32,none", help="Several budgets: success against thinking, as a picture.")
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(metavar="low,0.7,...", help="Think at these efforts, as the checkpoint's table has them."),
+    ] = None,
+    save_effort: Annotated[
+        bool, typer.Option("--save-effort", help="With --budgets: write what efforts mean beside the checkpoint.")
+    ] = False,
+    picture: Annotated[Path, typer.Option(help="With --budgets: where the picture goes.")] = Path("thinking.html"),
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Sample greedily (temperature 0).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Which tasks, and how they are sampled.")] = 1_000_003,
@@ -118,10 +130,14 @@ def evaluate(
 ) -> None:
     """Success of a checkpoint on held-out tasks, by thinking mode, with 95% intervals.
 
-    Example: `askesis eval askesis-tiny --env repair --tasks 300`.
+    Examples: `askesis eval askesis-tiny --env repair --tasks 300`,
+    `askesis eval askesis-tiny --env repair --budgets 0,4,8,16,32,64,none --save-effort`.
     """
-    from askesis.cli.tables import print_evaluation
+    from askesis.chat import EFFORT_FILE
+    from askesis.cli.tables import print_curve, print_evaluation
 
+    if save_effort and budgets is None:
+        raise ConfigError("--save-effort needs --budgets: what efforts mean is measured there")
     loop = _loop()
     evaluation = loop.evaluate(
         checkpoint,
@@ -130,6 +146,9 @@ def evaluate(
         tasks=tasks,
         thinking="both" if thinking is Modes.BOTH else thinking is Modes.ON,
         budget=budget,
+        budgets=None if budgets is None else _budgets(budgets),
+        efforts=() if effort is None else [one.strip() for one in effort.split(",")],
+        keep_efforts=save_effort,
         temperature=0.0 if greedy else temperature,
         seed=seed,
         agent=agent,
@@ -138,8 +157,18 @@ def evaluate(
     )
     if as_json:
         _print_json(evaluation.to_json())
-    else:
+    elif budgets is None and effort is None:
         print_evaluation(evaluation)
+    else:
+        print_curve(evaluation)
+    if save_effort:
+        print(f"what efforts mean: {loop.resolve(checkpoint) / EFFORT_FILE}", file=sys.stderr)
+    if budgets is not None:
+        command = "askesis " + shlex.join(sys.argv[1:])
+        facts = [("environment", evaluation.env), ("tasks", str(evaluation.tasks)), ("agent", agent)]
+        page = loop.render_curve([evaluation], title=checkpoint, facts=facts, command=command)
+        picture.write_text(page, encoding="utf-8")
+        print(f"picture: {picture}", file=sys.stderr)
 
 
 app.command()(serve)
@@ -201,6 +230,16 @@ def _loop() -> ModuleType:
     if watched:
         print("\r\x1b[K", end="", flush=True, file=sys.stderr)
     return loop
+
+
+def _budgets(text: str) -> list[int | None]:
+    """`0,8,none` as budgets."""
+    found: list[int | None] = []
+    for word in (part.strip() for part in text.split(",")):
+        if word != "none" and not (word.isascii() and word.isdigit()):
+            raise ConfigError(f"--budgets {text!r}: {word!r} is no budget; expected tokens or none, as in 0,8,32,none")
+        found.append(None if word == "none" else int(word))
+    return found
 
 
 def _option(text: str) -> tuple[str, Any]:

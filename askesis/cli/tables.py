@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from askesis.loop import Evaluation, Plan, Recipe, RunFolder
+
+_COLUMNS = 80
 
 
 def _table(*headings: str, left: int = 1) -> Table:
@@ -115,6 +119,36 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from askesis.loop import evaluation_table, make_console
 
     make_console().print(evaluation_table([evaluation]))
+
+
+def print_curve(evaluation: Evaluation) -> None:
+    """Success against thinking, a line a mode; 80 columns."""
+    from askesis.loop import budgeted, hybrid_line, make_console, row_name
+
+    console = make_console()
+    console.print(
+        Text(f"\nsuccess on {evaluation.tasks} held-out tasks of {evaluation.env}, with 95% interval", style="bold")
+    )
+    table = _table("", "success", "tokens", "think", "self", "budget", "error")
+    for row in budgeted(evaluation):
+        summary, (low, high) = row.summary, row.summary.interval
+        shares = (summary.triggered, summary.closed_by_itself, summary.closed_by_budget, summary.budget_error)
+        table.add_row(
+            row_name(row, evaluation.efforts),
+            f"{100 * summary.success:.1f}% [{100 * low:.0f}, {100 * high:.0f}]",
+            f"{summary.thinking_tokens:.1f}",
+            *("–" if math.isnan(share) else f"{100 * share:.0f}%" for share in shares),
+        )
+    console.print(table)
+    about = (
+        "tokens: thought an episode. think: turns that do. self, budget: turns whose thinking the model ended, the "
+        "budget cut off. error: how far from its budget a thinking turn ends."
+    )
+    for line in (about, hybrid_line(evaluation)):
+        console.print(Text(textwrap.fill(line, _COLUMNS), style="dim"))
+    beyond = max(row.summary.over_budget for row in evaluation.rows)
+    if beyond > 0:
+        console.print(Text(f"budgets were not kept: up to {beyond} tokens beyond", style="bold red"))
 
 
 def print_plan(recipe: Recipe, plan: Plan) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from askesis.loop.bundle import Bundle, load
     from askesis.loop.checkpoints import resolve
+    from askesis.loop.curve import budgeted, hybrid_line, render_curve, row_name
     from askesis.loop.display import Display, evaluation_table, make_console
     from askesis.loop.evaluating import evaluate, evaluate_policy
     from askesis.loop.folder import RunFolder, find_run, runs_in
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "bundle": ("Bundle", "load"),
     "checkpoints": ("resolve",),
+    "curve": ("budgeted", "hybrid_line", "render_curve", "row_name"),
     "display": ("Display", "evaluation_table", "make_console"),
     "evaluating": ("evaluate", "evaluate_policy"),
     "folder": ("RunFolder", "find_run", "runs_in"),
@@ -42,6 +44,7 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "StepRecord",
+    "budgeted",
     "dry_run",
     "evaluate",
     "evaluate_policy",
@@ -49,12 +52,15 @@ __all__ = [
     "find_recipe",
     "find_run",
     "from_plain",
+    "hybrid_line",
     "load",
     "load_recipe",
     "make_console",
     "parse_override",
     "plain_values",
+    "render_curve",
     "resolve",
+    "row_name",
     "runs_in",
     "to_mapping",
     "to_toml",

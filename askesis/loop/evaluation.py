@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from askesis.loop.results import Evaluation, Row
 from askesis.loop.stream import derived_seed, tasks_of
-from askesis.rollout import Costs, EpisodeSpec, Progress, Roller, Speakers, TraceSink, by_mode, metric
+from askesis.rollout import Costs, EpisodeSpec, Progress, Roller, Speakers, TraceSink, by_mode, hybrid, metric
 from askesis.types import Agent, Engine, Env, EnvError, Renderer, Task, Thinking, Trace
 
 
@@ -75,6 +75,10 @@ class Examiner:
             step=step,
             seconds=time.monotonic() - begun,
             lost=lost(trace for traces in played for trace in traces),
+            hybrid=hybrid(
+                [trace for trace in played[0] if trace.thinking == Thinking()],
+                [trace for trace in played[0] if not trace.thinking.enabled],
+            ),
         )
 
     async def _play(
@@ -116,6 +120,7 @@ def rows_of(traces: Sequence[Trace], temperature: float) -> list[Row]:
                 temperature=temperature,
                 summary=summary,
                 metrics={name: metric(own, name) for name in names},
+                thinking=own[0].thinking,
             )
         )
     return rows

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from askesis.rollout import Summary
+from askesis.rollout import Hybrid, Summary
+from askesis.types import Thinking
 
 T = TypeVar("T")
 
@@ -20,13 +21,14 @@ class Row:
     """One line of an evaluation: a thinking mode, sampled at a temperature (0: greedy).
 
     summary: success with its interval, turns, tokens, outcomes. metrics: mean and number of every term that the
-    environment reports and does not pay for (weight 0).
+    environment reports and does not pay for (weight 0). thinking: the mode as a value.
     """
 
     mode: str
     temperature: float
     summary: Summary
     metrics: Mapping[str, tuple[float, int]]
+    thinking: Thinking | None = None
 
     @property
     def key(self) -> str:
@@ -39,7 +41,8 @@ class Evaluation:
     """Success on held-out tasks.
 
     name: of what was evaluated (`before`, `after`, a policy). tasks: in each row. step: of training, before it.
-    lost: what ended the first episode that the machinery, not the policy, ended.
+    lost: what ended the first episode that the machinery, not the policy, ended. hybrid: how often the model chose the
+    better mode, where it was played without bound and without thinking. efforts: the modes of named efforts.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Evaluation:
     step: int = 0
     seconds: float = 0.0
     lost: str = ""
+    hybrid: Hybrid | None = None
+    efforts: Mapping[str, str] = field(default_factory=dict)
 
     def row(self, mode: str, *, greedy: bool = False) -> Row | None:
         """The row of a mode, sampled or greedy; None if there is none."""

@@ -9,7 +9,7 @@ from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers
-from askesis.rollout.statistics import Summary, by_mode, metric, summarise, version_range, wilson
+from askesis.rollout.statistics import Hybrid, Summary, by_mode, hybrid, metric, summarise, version_range, wilson
 from askesis.rollout.store import StepSummary, TraceStore
 from askesis.rollout.tree import TokenTree
 
@@ -25,6 +25,7 @@ __all__ = [
     "EpisodeSpec",
     "Host",
     "HostClosed",
+    "Hybrid",
     "Ledger",
     "Listener",
     "Meter",
@@ -45,6 +46,7 @@ __all__ = [
     "by_mode",
     "complaint",
     "group_specs",
+    "hybrid",
     "metric",
     "run_episode",
     "summarise",

@@ -128,6 +128,47 @@ def by_mode(traces: Iterable[Trace]) -> dict[str, Summary]:
     return {mode: summarise(group) for mode, group in modes.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hybrid:
+    """How often a model that was free to think chose the better mode.
+
+    A task counts where it was played both ways. Better is to think where that succeeded and not thinking failed, else
+    not to think, which is cheaper. Chosen is what the model did where it was free: whether it thought in any turn.
+    accuracy: share of tasks where both agree, with its 95% interval. chose, better: share of tasks for thinking.
+    """
+
+    tasks: int
+    accuracy: float
+    interval: tuple[float, float]
+    chose: float
+    better: float
+
+
+def hybrid(free: Iterable[Trace], without: Iterable[Trace]) -> Hybrid | None:
+    """The figures from traces in which the model may think and in which it may not, paired by task and turn of play.
+
+    None where no task was played both ways.
+    """
+    known = {_place(trace): trace for trace in without if trace.outcome.learnable}
+    pairs = [(trace, known[_place(trace)]) for trace in free if trace.outcome.learnable and _place(trace) in known]
+    if not pairs:
+        return None
+    chose = [any(node.thought for node in trace.nodes if node.sampled) for trace, _ in pairs]
+    better = [trace.success and not other.success for trace, other in pairs]
+    agree = sum(one == other for one, other in zip(chose, better, strict=True))
+    return Hybrid(
+        tasks=len(pairs),
+        accuracy=agree / len(pairs),
+        interval=wilson(agree, len(pairs)),
+        chose=_mean(chose),
+        better=_mean(better),
+    )
+
+
+def _place(trace: Trace) -> tuple[str, str]:
+    return trace.task.id, trace.group.rpartition("/")[2]
+
+
 def metric(traces: Iterable[Trace], name: str) -> tuple[float, int]:
     """(mean, n) of the reward term `name` over the learnable traces that have it; (nan, 0) for none."""
     values = [term.value for trace in traces if trace.outcome.learnable for term in trace.rewards if term.name == name]

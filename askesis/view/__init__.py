@@ -5,6 +5,7 @@ from askesis.view.episode import Episode, Story
 from askesis.view.figures import Kind, mode_name, points, written
 from askesis.view.page import render_page
 from askesis.view.report import Figure, Notice, Report, Results, Row, Score, Section, render_report
+from askesis.view.summary import SummaryPage, Table, render_summary
 
 __all__ = [
     "Chart",
@@ -20,10 +21,13 @@ __all__ = [
     "Section",
     "Series",
     "Story",
+    "SummaryPage",
+    "Table",
     "draw",
     "mode_name",
     "points",
     "render_page",
     "render_report",
+    "render_summary",
     "written",
 ]

@@ -22,12 +22,13 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A measured point with its interval."""
+    """A measured point with its interval. label: stands above it, where there is room."""
 
     x: float
     y: float
     low: float
     high: float
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +280,20 @@ def _line(one: Series, places: list[Stop], across: Scale, up: Scale, aside: floa
     dots = "".join(_dot(one.tone, across(mark.x) + aside, up(mark.y)) for mark in marks)
     parts = [("raw", raw if sigma else ""), ("line", line), ("joined", joined), ("bar", bars)]
     paths = "".join(f'<path class="{name}" d="{path}"/>' for name, path in parts if path)
-    return f'<g class="tone-{one.tone}">{paths}{dots}</g>'
+    return f'<g class="tone-{one.tone}">{paths}{dots}{_names(marks, across, up, aside)}</g>'
+
+
+def _names(marks: Sequence[Mark], across: Scale, up: Scale, aside: float) -> str:
+    """The labels of marks, each above its interval; one that would run into the one before it is left out."""
+    texts, room = [], -math.inf
+    for mark in marks:
+        x, half = across(mark.x) + aside, 3.2 * len(mark.label)
+        if not mark.label or x - half < room:
+            continue
+        room = x + half + 4
+        x, y = min(max(x, _LEFT + half), across.end - half), max(up(mark.high) - 5, 9.0)
+        texts.append(f'<text class="tick" x="{_at(x)}" y="{_at(y)}" text-anchor="middle">{escape(mark.label)}</text>')
+    return "".join(texts)
 
 
 def _polyline(piece: Sequence[tuple[float, float]], across: Scale, up: Scale) -> str:

@@ -48,7 +48,9 @@ def visible(text: str) -> str:
 
 
 def mode_name(mode: str) -> str:
-    """A thinking mode in words: `thinking`, `no thinking`, `thinking up to 64 tokens`."""
+    """A thinking mode in words: `thinking`, `no thinking`, `thinking up to 64 tokens`, `... 90 an episode`."""
     if mode.startswith("think:"):
-        return f"thinking up to {mode.removeprefix('think:')} tokens"
+        turn, _, whole = mode.removeprefix("think:").partition("/")
+        bounds = [f"{turn} tokens" if turn else "", f"{whole} an episode" if whole else ""]
+        return f"thinking up to {', '.join(filter(None, bounds))}"
     return {"think": "thinking", "no_think": "no thinking"}.get(mode, mode)

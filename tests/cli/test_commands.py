@@ -135,3 +135,21 @@ def test_what_needs_no_torch_loads_none(arguments, tmp_path):
         assert done.stdout.startswith("Usage: askesis")
     if "--version" in arguments:
         assert done.stdout == f"askesis {__version__}\n"
+
+
+def test_a_sweep_of_budgets_is_a_table_and_a_picture(cli, toy_model, tmp_path):
+    picture = tmp_path / "p.html"
+    sweep = ("eval", toy_model, "--env", TOY, "--tasks", 4, "--picture", picture)
+    done = cli(*sweep, "--budgets", "0, 3,none")
+    assert done.code == 0 and fits(done.out) and f"picture: {picture}" in done.err
+    assert all(name in done.out for name in ("no thinking", "budget 0", "budget 3", "no bound", "Hybrid accuracy"))
+    assert picture.read_text().startswith("<!doctype html>")
+    found = json.loads(cli(*sweep, "--budgets", "0,3", "--json").out)
+    assert [row["mode"] for row in found["rows"]][:3] == ["think:0", "think:3", "no_think"]
+    assert {"triggered", "closed_by_itself", "closed_by_budget", "budget_error"} <= found["rows"][0]["summary"].keys()
+    for wrong, part in (("0,x", "'x' is no budget"), ("", "'' is no budget"), ("-3", "'-3' is no budget")):
+        done = cli(*sweep, f"--budgets={wrong}")
+        assert done.code == 2 and part in done.err
+    done = cli(*sweep, "--effort", "low")
+    assert done.code == 2 and "--save-effort" in done.err
+    assert "needs --budgets" in cli(*sweep, "--save-effort").err

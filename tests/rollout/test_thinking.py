@@ -8,7 +8,7 @@ from rollout_doubles import OFF, ON, RENDERER, ScriptedEngine, ToyEnv, call, in_
 
 from askesis.agents import SoloAgent
 from askesis.inference.thinking import Budgets
-from askesis.rollout import EngineSpeakers, EpisodeSpec, Roller, Stage, run_episode, summarise
+from askesis.rollout import EngineSpeakers, EpisodeSpec, Roller, Stage, hybrid, run_episode, summarise
 from askesis.types import Completion, ConfigError, Thinking, ids, user
 
 ADD, SUBMIT = call("add", a=12, b=30), call("submit")
@@ -116,6 +116,24 @@ def test_a_budget_that_was_not_kept_shows():
     each = [want("add 12 and 30, then add 12 and 30"), want("add 12 and 30, then submit")]
     assert summarise([loose]).over_budget == max(each) - 2
     assert summarise([loose]).budget_error == pytest.approx(sum(n - 2 for n in each) / 2 / 2)
+
+
+def test_hybrid_accuracy_is_how_often_the_chosen_mode_was_the_better_one():
+    mute = says("", SUBMIT)  # thinks nothing although it may
+    fails = says("I give up.")
+    thinks, skips, lost = play([LONG, LAST], ON)[0], play([mute], ON)[0], play([fails], ON)[0]
+    won, failed = play([mute], OFF)[0], play([fails], OFF)[0]
+    cases = [  # free to think, without thinking; chose thinking, thinking is better
+        (thinks, failed, True, True),
+        (thinks, won, True, False),  # both succeed: thinking only costs
+        (skips, won, False, False),
+        (skips, failed, False, True),
+        (lost, failed, False, False),
+    ]
+    for free, without, chose, better in cases:
+        found = hybrid([free], [without])
+        assert (found.tasks, found.chose, found.better, found.accuracy) == (1, chose, better, float(chose == better))
+    assert hybrid([thinks], []) is None
 
 
 def test_effort_that_nobody_turned_into_a_budget_is_refused_not_ignored():
