@@ -166,6 +166,7 @@ inline void pair_tile(const int32_t* w, const IntVec* x, Vec* y, int pairs) {
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) acc[i][c] = ADD ? y[i * C + c] : Vec{};
   for (int k = 0; k < pairs; k++) {
+    __builtin_prefetch(w + (pairs + k) * PANEL, 0, 3);
     IntVec in[C];
     for (int c = 0; c < C; c++) in[c] = x[k * C + c];
     for (int i = 0; i < R; i++) {
@@ -351,6 +352,7 @@ class Worker {
     }
     for (int l = 0; l < m_.layers; l++) {
       const Layer& layer = m_.layer[l];
+      for (int c = 0; c < count; c++) expect(l, columns[c]);
       rms_norm<C>(layer.input_norm, x, normed, hidden, m_.eps);
       Input in = input<C>(normed, hidden);
       product<C, false>(layer.q, in, q, q_size, hidden);
@@ -408,6 +410,17 @@ class Worker {
   // Where a row's keys begin, in one layer, of one head
   Number* cached(int row, int l, int kv) const {
     return (Number*)m_.cache + row * block_ * (m_.length / LANES) + (l * m_.kv_heads + kv) * part_;
+  }
+
+  // Fetch what `store` is going to write to, so that it need not wait
+  void expect(int l, const Column& column) const {
+    constexpr int WIDTH = HALF ? 2 : 1;
+    for (int kv = 0; kv < m_.kv_heads; kv++) {
+      Number* key = cached(column.row, l, kv) + column.position / LANES * block_;
+      Number* value = key + m_.head_dim * LANES + column.position % LANES / WIDTH * padded_ * WIDTH;
+      for (int d = 0; d < m_.head_dim / WIDTH; d++) __builtin_prefetch(key + d * LANES * WIDTH, 1, 2);
+      for (int d = 0; d < padded_ / LANES; d++) __builtin_prefetch(value + d * LANES * WIDTH, 1, 2);
+    }
   }
 
   void store(int l, const Column& column, const float* k, const float* v, int stride) {
