@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -21,6 +21,7 @@ from rich.text import Text
 from askesis.loop.results import Alarm, Evaluation, Row, StepRecord
 
 _REFRESH_S = 0.1
+_ABREAST = 4  # modes beside each other in a table of 80 columns
 _WIDE = 200  # columns of a pipe or a file
 
 
@@ -174,8 +175,15 @@ def _number(value: float, digits: int | None = None) -> str:
 
 
 def _name(row: Row) -> str:
-    mode = {"think": "thinking", "no_think": "no thinking"}.get(row.mode, row.mode.replace("think:", "thinking up to "))
+    mode = {"think": "thinking", "no_think": "no thinking"}.get(row.mode, _bounded(row.mode))
     return f"{mode}, {'greedy' if row.temperature == 0 else 'sampled'}"
+
+
+def _bounded(mode: str) -> str:
+    """`think:8/40` as `thinking up to 8, in all 40`."""
+    if mode.startswith("think:/"):
+        return mode.replace("think:/", "thinking in all up to ")
+    return mode.replace("think:", "thinking up to ").replace("/", ", in all ")
 
 
 def evaluation_lines(evaluation: Evaluation) -> list[str]:
@@ -204,7 +212,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Group:
     between = Text("\nmeans of an episode", style="bold")
     if len(ends) > 1:
         between.append(f": {ends[0].name} → {ends[-1].name}")
-    success, figures = _table(), _table()
+    success = _table()
     for evaluation in ends:
         success.add_column(evaluation.name, justify="right", overflow="fold")
     columns = []
@@ -213,10 +221,19 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Group:
         columns.append([row for row in rows if row is not None])
         name = _name(columns[-1][0])
         success.add_row(name, *map(_rate, rows))
-        figures.add_column(name.replace(", ", ",\n"), justify="right")
-    for heading, show in _figures([row for column in columns for row in column]).items():
-        figures.add_row(heading, *(" → ".join(map(show, column)) for column in columns))
-    return Group(above, success, between, figures, "")
+    shown_figures = _figures([row for column in columns for row in column])
+    figures = [_figure_table(columns[at : at + _ABREAST], shown_figures) for at in range(0, len(columns), _ABREAST)]
+    return Group(above, success, between, *figures, "")
+
+
+def _figure_table(columns: Sequence[Sequence[Row]], shown: Mapping[str, Callable[[Row], str]]) -> Table:
+    """A column for each mode, a line for each figure."""
+    table = _table()
+    for column in columns:
+        table.add_column(_name(column[0]).replace(", ", ",\n"), justify="right")
+    for heading, show in shown.items():
+        table.add_row(heading, *(" → ".join(map(show, column)) for column in columns))
+    return table
 
 
 def _table() -> Table:
@@ -229,9 +246,13 @@ def _figures(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     """What is shown of each row beside success, by heading."""
     figures: dict[str, Callable[[Row], str]] = {
         "thinking tokens": lambda row: _number(row.summary.thinking_tokens),
+        "turns that think": lambda row: _percent(row.summary.triggered),
+        "cut by budget": lambda row: _percent(row.summary.closed_by_budget),
         "turns": lambda row: _number(row.summary.turns),
         "submitted": lambda row: _percent(row.summary.submitted),
     }
+    if not any(row.summary.closed_by_budget > 0 for row in rows):
+        del figures["cut by budget"]
     if any(row.summary.infrastructure for row in rows):
         figures["lost"] = lambda row: str(row.summary.infrastructure)
     for name in dict.fromkeys(name for row in rows for name in row.metrics):

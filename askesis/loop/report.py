@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -172,6 +172,9 @@ def _score(row: Row) -> view.Score:
     summary = row.summary
     figures = {
         "thinking tokens": Figure(value=summary.thinking_tokens),
+        "turns that think": Figure(value=summary.triggered, kind="share"),
+        "thinking ended by the model": Figure(value=summary.closed_by_itself, kind="share"),
+        "thinking ended by the budget": Figure(value=summary.closed_by_budget, kind="share"),
         "tokens sampled": Figure(value=summary.sampled_tokens),
         "turns": Figure(value=summary.turns),
         "reward": Figure(value=summary.reward),
@@ -280,21 +283,26 @@ class _Curves:
 
     def learning(self) -> list[Chart]:
         """Reward and what episodes are like."""
-        thinking = [
-            Series(
-                name=mode_name(mode),
-                tone=tone,
-                ys=[record.thinking_by_mode.get(mode, math.nan) for record in self._history],
+        closings = [
+            Chart(title=title, kind="share", xs=self._steps, series=self._modes(lambda one, of=of: getattr(one, of)))  # type: ignore[misc]
+            for title, of in (
+                ("turns that think", "triggered"),
+                ("turns whose thinking the model ended", "closed_by_itself"),
+                ("turns whose thinking the budget ended", "closed_by_budget"),
             )
-            for mode, tone in self._tones.items()
-            if any(record.thinking_by_mode.get(mode) for record in self._history)
         ]
         infrastructure = self._single(
             "lost to the machinery", lambda one: one.infrastructure / max(one.episodes, 1), tone="w"
         )
         return [
             self._chart("reward", lambda one: one.reward),
-            Chart(title="thinking tokens an episode", kind="count", xs=self._steps, series=thinking),
+            Chart(
+                title="thinking tokens an episode",
+                kind="count",
+                xs=self._steps,
+                series=self._modes(lambda one: one.thinking_by_mode),
+            ),
+            *closings,
             self._chart("turns an episode", lambda one: one.turns),
             Chart(
                 title="episodes cut short",
@@ -304,6 +312,14 @@ class _Curves:
                 + ([infrastructure] if any(record.infrastructure for record in self._history) else []),
             ),
             self.groups("groups"),
+        ]
+
+    def _modes(self, values: Callable[[StepRecord], Mapping[str, float]]) -> list[Series]:
+        """A line for each mode that ever has more than 0."""
+        return [
+            Series(name=mode_name(mode), tone=tone, ys=[values(record).get(mode, math.nan) for record in self._history])
+            for mode, tone in self._tones.items()
+            if any(values(record).get(mode) for record in self._history)
         ]
 
     def groups(self, what: str) -> Chart:
