@@ -82,6 +82,7 @@ def called(renderer, *lines, tools=(SPEC,)):
 TYPED = {
     ("s", "null"): "null",
     ("s", "5"): "5",
+    ("s", '"said"'): '"said"',
     ("i", "5"): 5,
     ("i", " 5 "): 5,
     ("i", "5.0"): 5,
