@@ -179,6 +179,8 @@ class GenericRenderer(ChatRenderer):
         """
         if any(message.role == "assistant" for message in messages):
             raise TemplateError("extend takes user, system and tool messages; an assistant's turn is sampled")
+        if not history and len(tokens) == 0:
+            return self.render(messages, tools=tools, thinking=thinking, generate=generate)
         if not history:
             raise TemplateError("the generic renderer extends by comparing renderings: it needs the history")
         before = self.render_text(history, tools=tools, thinking=thinking, generate=False)

@@ -31,6 +31,7 @@ class Qwen3Renderer(ChatMLRenderer):
     """`types.Renderer` for Qwen3. A tokenizer without Qwen's tokens gives `CheckpointError`."""
 
     name = "qwen3"
+    switches = True
     syntax = JsonCalls()
 
     def render_text(

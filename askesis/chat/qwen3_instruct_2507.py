@@ -11,6 +11,7 @@ class Qwen3Instruct2507Renderer(Qwen3Renderer):
 
     name = "qwen3-instruct-2507"
     modes = (False,)
+    switches = False
     shut = ""
 
     def _thought_and_content(self, message: Message) -> tuple[str, str]:

@@ -15,4 +15,5 @@ class Qwen3Thinking2507Renderer(Qwen3Renderer):
 
     name = "qwen3-thinking-2507"
     modes = (True,)
+    switches = False
     opens = True

@@ -16,7 +16,7 @@ from dataclasses import asdict
 import numpy as np
 
 from askesis.chat.calls import CLOSE, OPEN, CallSyntax
-from askesis.chat.modes import ANSWERING, THINKING, Recommended
+from askesis.chat.modes import ANSWERING, THINKING, Recommended, mode_of
 from askesis.chat.stream import Began, Markup, Stream
 from askesis.chat.tokenizer import SPECIAL, Tokenizer
 from askesis.types import (
@@ -46,7 +46,9 @@ class ChatRenderer(ABC):
 
     name: str
     modes: tuple[bool, ...] = (True, False)
-    """The values of `Thinking.enabled` that there are."""
+    """The values of `Thinking.enabled` that there are, the default first."""
+    switches = False
+    """Whether the models were trained on `/think` and `/no_think` in what is said to them."""
     recommended: Mapping[bool, Recommended] = {True: THINKING, False: ANSWERING}
 
     def __init__(self, tokenizer: Tokenizer, markup: Markup, *, closing: str) -> None:
@@ -147,6 +149,10 @@ class ChatRenderer(ABC):
             has = "never thinks: give Thinking(enabled=False)" if enabled else "always thinks: give Thinking()"
             raise TemplateError(f"{self.name} has no such mode; it {has}")
         return enabled
+
+    def mode_of(self, messages: Sequence[Message], default: Thinking) -> Thinking:
+        """`default`, unless a `/think` or `/no_think` says otherwise (the last one wins), where the family has them."""
+        return mode_of(messages, default) if self.switches else default
 
     def _thought_and_content(self, message: Message) -> tuple[str, str]:
         """Reasoning and text, as the template takes them."""

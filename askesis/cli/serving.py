@@ -84,7 +84,7 @@ def serve(
             keys=known,
             names=model_name,
             any_name=any_model,
-            thinking=not no_thinking,
+            thinking=False if no_thinking else None,
             slots=slots,
             context_length=context_length,
         ) as gateway:

@@ -89,7 +89,7 @@ class TokenTree:
         segments: Sequence[Segment] | None = None
         if anchor != ROOT:
             try:
-                segments = self._append(anchor, messages[depth:], thinking)
+                segments = self._append(anchor, messages[depth:], thinking, tools)
             except PrefixChanged:  # the template demands a branch: it is written from the root, with what was thought
                 messages = [*(self.nodes[node].message for node in self.path(anchor)), *messages[depth:]]
                 anchor, continuity = ROOT, "branched"
@@ -135,7 +135,9 @@ class TokenTree:
                 return max(fit, key=lambda node: (self._call_ids(node) == ids, node)), depth
         return ROOT, 0
 
-    def _append(self, anchor: int, messages: Sequence[Message], thinking: Thinking) -> list[Segment]:
+    def _append(
+        self, anchor: int, messages: Sequence[Message], thinking: Thinking, tools: Sequence[ToolSpec]
+    ) -> list[Segment]:
         """`messages` after `anchor`. What the assistant is said to have said is written as if it had been sampled."""
         tokens, prompt = self.path_tokens(anchor), self._prompts.get(anchor)
         history = [self.nodes[node].message for node in self.path(anchor)]
@@ -149,7 +151,7 @@ class TokenTree:
             history.extend(messages)
 
         def extended(mode: Thinking) -> TokenIds:
-            return self.renderer.extend(tokens, observed, thinking=mode, history=history)
+            return self.renderer.extend(tokens, observed, thinking=mode, history=history, tools=tools)
 
         for message in messages:
             if message.role != "assistant":
@@ -157,7 +159,8 @@ class TokenTree:
                 continue
             mode = prompt
             if mode is None:
-                mode = thinking if thinking.enabled or not message.reasoning else Thinking()
+                thinks = thinking.enabled or (bool(message.reasoning) and True in self.renderer.modes)
+                mode = thinking if thinks == thinking.enabled else Thinking()
                 add(tuple(observed), extended(mode), mode)
             observed, prompt = [], None
             if not mode.enabled and message.reasoning:

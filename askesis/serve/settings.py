@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from askesis.chat import mode_of
 from askesis.chat.effort import EffortTable, effort_value, resolve
 from askesis.serve.faults import invalid
 from askesis.types import ConfigError, Message, Renderer, Sampling, Thinking
@@ -102,7 +101,7 @@ class Served:
             raise invalid("an effort stands for a budget: give one of the two", param=where)
         asked = enabled is not None or budget is not None or effort is not None
         thinking = replace(self.thinking, enabled=True) if asked else self.thinking
-        thinking = mode_of(messages, thinking)
+        thinking = self.renderer.mode_of(messages, thinking)
         if not thinking.enabled:
             return Thinking(enabled=False)
         try:

@@ -128,6 +128,15 @@ class Renderer(Protocol):
         """
         ...
 
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """The values of `Thinking.enabled` that the family has, its default first."""
+        ...
+
+    def mode_of(self, messages: Sequence[Message], default: Thinking) -> Thinking:
+        """`default`, unless a switch in the messages says otherwise, in a family that has such switches."""
+        ...
+
     def stream(self, *, thinking: Thinking | None = None, tools: Sequence[ToolSpec] = ()) -> CompletionStream:
         """A completion to be parsed while it is sampled."""
         ...
