@@ -157,6 +157,8 @@ def _by_budget(
         }
     )
     series, several = [], len(evaluations) > 1
+    if len(budgets) < 2:
+        return view.Chart(title=title, xs=(), series=())
     for evaluation, tone in zip(evaluations, _TONES, strict=False):
         known = {
             one.thinking.budget: value(one) for one in budgeted(evaluation) if one.thinking and one.thinking.enabled

@@ -284,14 +284,18 @@ def _line(one: Series, places: list[Stop], across: Scale, up: Scale, aside: floa
 
 
 def _names(marks: Sequence[Mark], across: Scale, up: Scale, aside: float) -> str:
-    """The labels of marks, each above its interval; one that would run into the one before it is left out."""
+    """The labels of marks, each above its interval, or below it where there is no room above.
+
+    One that would run into the one before it is left out.
+    """
     texts, room = [], -math.inf
     for mark in marks:
         x, half = across(mark.x) + aside, 3.2 * len(mark.label)
         if not mark.label or x - half < room:
             continue
         room = x + half + 4
-        x, y = min(max(x, _LEFT + half), across.end - half), max(up(mark.high) - 5, 9.0)
+        x = min(max(x, _LEFT + half), across.end - half)
+        y = up(mark.high) - 5 if up(mark.high) > _TOP + 9 else up(mark.low) + 13
         texts.append(f'<text class="tick" x="{_at(x)}" y="{_at(y)}" text-anchor="middle">{escape(mark.label)}</text>')
     return "".join(texts)
 
