@@ -120,3 +120,23 @@ def test_a_checkpoint_brings_its_own_sampling(checkpoint, templates):
     sampling = renderer.sampling()
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.3, 0.5, 0)
     assert set(sampling.stop) >= {1, 2, renderer.tokenizer.id("<|im_end|>")}
+
+
+def test_sampling_is_that_of_the_mode_with_its_stops_and_its_budget(tokenizer):
+    for name, family in FAMILIES.items():
+        renderer = family.renderer(tokenizer)
+        for enabled in renderer.modes:
+            sampling = renderer.sampling(Thinking(enabled=enabled, budget=7))
+            want = (0.6, 0.95, 20, 0.0) if enabled else (0.7, 0.8, 20, 0.0)
+            assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == want, name
+            assert sampling.stop == renderer.stop_ids and (sampling.thinking is not None) == enabled
+            if sampling.thinking is not None:  # a prompt that opens the thinking counts from there
+                opened = renderer.render_text([user("U")], thinking=Thinking()).endswith("<think>\n")
+                assert sampling.thinking.open == opened
+        assert renderer.sampling() == renderer.sampling(Thinking(enabled=renderer.modes[0]))
+
+
+def test_switches_count_where_the_models_know_them(tokenizer):
+    said = [user("So /no_think")]
+    for name, family in FAMILIES.items():
+        assert family.renderer(tokenizer).mode_of(said, Thinking()).enabled == (name != "qwen3"), name
