@@ -101,7 +101,15 @@ def read(schema: type[T], body: bytes) -> T:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise from_validation(list(error.errors(include_url=False, include_input=False))) from None
+        errors = error.errors(include_url=False, include_input=False)
+        raise from_validation(errors, _loaded(body)) from None
+
+
+def _loaded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_object(text: str, where: str) -> dict[str, Any]:

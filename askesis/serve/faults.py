@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from askesis.types import AskesisError
@@ -55,10 +55,10 @@ def invalid(message: str, *, param: str | None = None, code: str = "invalid_valu
     return Fault(400, message, code=code, param=param)
 
 
-def from_validation(errors: list[Mapping[str, Any]]) -> Fault:
+def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> Fault:
     """The first thing that is wrong with a body, as pydantic found it: the deepest, since unions report every try."""
     error = max(errors, key=lambda one: (one["type"] == "unsupported", len(one["loc"])))
-    param = ".".join(str(part) for part in error["loc"] if not _is_tag(part)) or None
+    param = _field(error["loc"], body, missing=error["type"] == "missing")
     if error["type"] == "json_invalid":
         return invalid(f"the body is no JSON: {error['msg']}", code="invalid_json")
     if error["type"] == "extra_forbidden":
@@ -69,6 +69,13 @@ def from_validation(errors: list[Mapping[str, Any]]) -> Fault:
     return invalid(f"{param}: {error['msg']}" if param else str(error["msg"]), param=param, code=code)
 
 
-def _is_tag(part: Any) -> bool:
-    """Whether a part of pydantic's path is the name of a union's member and no field."""
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "list"))
+def _field(path: Sequence[str | int], body: Any, *, missing: bool) -> str | None:
+    """A path of pydantic's as the client knows it: without the names of the unions' members that were tried."""
+    found: list[str] = []
+    for number, part in enumerate(path):
+        there = part in body if isinstance(body, dict) else isinstance(part, int) and isinstance(body, list)
+        if there:
+            body = body[part]
+        if there or (missing and number == len(path) - 1):
+            found.append(str(part))
+    return ".".join(found) or None
