@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from askesis import __version__
+from askesis.cli.chatting import chat
 from askesis.cli.serving import serve
 from askesis.types import AskesisError, ConfigError
 
@@ -25,7 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-runs = typer.Typer(help="List runs, or show one.", invoke_without_command=True, rich_markup_mode=None)
+
+
+class _Runs(typer.core.TyperGroup):
+    """`runs` with what is no command for a run's id: it shows that run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As `click.Group.resolve_command`."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+runs = typer.Typer(cls=_Runs, help="List runs, or show one.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs, name="runs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -83,7 +94,7 @@ def train(
     from askesis.loop import load_recipe
 
     settings = None if recipe is None else load_recipe(recipe, overrides)  # what is wrong with it is soon said
-    loop = _loop()
+    loop = load_loop()
     if dry_run and settings is not None:
         from askesis.cli.tables import print_plan
 
@@ -138,11 +149,11 @@ def evaluate(
 
     if save_effort and budgets is None:
         raise ConfigError("--save-effort needs --budgets: what efforts mean is measured there")
-    loop = _loop()
+    loop = load_loop()
     evaluation = loop.evaluate(
         checkpoint,
         env=env,
-        env_options=dict(map(_option, options)),
+        env_options=dict(map(env_option, options)),
         tasks=tasks,
         thinking="both" if thinking is Modes.BOTH else thinking is Modes.ON,
         budget=budget,
@@ -172,6 +183,7 @@ def evaluate(
 
 
 app.command()(serve)
+app.command()(chat)
 
 
 @app.command()
@@ -219,7 +231,7 @@ def show_run(
         print_run(folder, status, result)
 
 
-def _loop() -> ModuleType:
+def load_loop() -> ModuleType:
     """The room that does the work. It loads torch, which takes its seconds: say so where somebody looks on."""
     from askesis import loop
 
@@ -242,7 +254,8 @@ def _budgets(text: str) -> list[int | None]:
     return found
 
 
-def _option(text: str) -> tuple[str, Any]:
+def env_option(text: str) -> tuple[str, Any]:
+    """`key=value` as a key and a value. Raises `ConfigError`."""
     from askesis import loop
 
     if "=" not in text:
