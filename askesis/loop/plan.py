@@ -50,11 +50,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A resolved run. longest_prompt: tokens, over `prompts` first prompts; longest_episode: what limits allow then."""
+    """A resolved run. renderer: the family that writes its messages. longest_prompt: tokens, over `prompts` first prompts; longest_episode: what limits allow then."""
 
     env: str
     agent: str
     model: str
+    renderer: str
     parameters: int
     tools: Sequence[ToolSpec]
     first_prompt: str
@@ -168,6 +169,7 @@ async def make_plan(
         env=env.name,
         agent=agent.name,
         model=model,
+        renderer=renderer.name,
         parameters=parameters,
         tools=watched.tools,
         first_prompt=renderer.decode(prompts[0]),
