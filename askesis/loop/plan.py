@@ -50,7 +50,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A resolved run. renderer: the family that writes its messages. longest_prompt: tokens, over `prompts` first prompts; longest_episode: what limits allow then."""
+    """A resolved run.
+
+    renderer: the family that writes its messages. longest_prompt: tokens, over `prompts` first prompts;
+    longest_episode: what limits allow then.
+    """
 
     env: str
     agent: str
