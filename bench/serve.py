@@ -21,6 +21,7 @@ import json
 import os
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -44,7 +45,7 @@ LOADS = {1: 12, 16: 4, 64: 3}  # sessions at once, and questions of each
 NEW_TOKENS = 128
 WORDS = "the small bird saw two green apples and went home before rain fell on every quiet street of that old town"
 _USAGE = re.compile(rb'"completion_tokens":(\d+)')
-_START_S = 300
+_START_S = 900  # a peer compiles when it starts for the first time
 
 PEERS = {  # a chunk for every token, as it comes, and, sparing it work, for every eight
     "vllm float32": ("float32", ()),
@@ -140,26 +141,36 @@ def _server(name: str, threads: int, scratch: Path) -> Iterator[Server]:
     port = _free_port()
     command = _ours(port, scratch) if name == OURS else _vllm(name, port)
     own = scratch / name.replace(" ", "-").replace(",", "")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "XDG_CACHE_HOME": str(own / "cache")}
-    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
     environment |= {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}" if threads > 1 else "0", "VLLM_NO_USAGE_STATS": "1"}
     print(f"{name} starts", file=sys.stderr, flush=True)
     log = own.with_suffix(".log")
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
         )
     try:
         _wait(name, process, port, log)
         yield Server(name, port, process, {}, {})
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server with the processes that it started: its session is its own."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _ours(port: int, scratch: Path) -> list[str]:

@@ -6,8 +6,8 @@ import time
 
 import httpx
 import pytest
-from conftest import running
-from shapes import chat
+from serve_running import running
+from serve_shapes import chat
 
 from askesis.serve import Key, Settings, read_keys
 from askesis.serve.keys import Gate

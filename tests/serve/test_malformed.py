@@ -7,7 +7,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shapes import ANTHROPIC_TOOLS, CHAT_TOOLS, RESPONSES_TOOLS
+from serve_shapes import ANTHROPIC_TOOLS, CHAT_TOOLS, RESPONSES_TOOLS
 
 from askesis.serve.chat_completions import ChatRequest
 from askesis.serve.messages import MessagesRequest

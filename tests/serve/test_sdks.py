@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from shapes import ANTHROPIC_TOOLS, CHAT_TOOLS, MODEL, PROMPT, RESPONSES_TOOLS, RESULT, chat
+from serve_shapes import ANTHROPIC_TOOLS, CHAT_TOOLS, MODEL, PROMPT, RESPONSES_TOOLS, RESULT, chat
 
 from askesis.rollout import TraceStore
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import running
-from shapes import CHAT_TOOLS, PROMPT, RESULT, chat
+from serve_running import running
+from serve_shapes import CHAT_TOOLS, PROMPT, RESULT, chat
 
 from askesis.rollout import TraceStore
 from askesis.serve import Settings
