@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from askesis.types import SandboxError
@@ -96,12 +96,12 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int]) -> list[str]:
+def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mounts: Sequence[str] = ()) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
     All numbers are descriptors. texts: what files hold. info: where bubblewrap tells its first process's pid. gate:
     where that process waits, if root starts it, until its user map is written: `USER` must not be root to the kernel,
-    which binds root by no limit on processes.
+    which binds root by no limit on processes. mounts: further folders, under the paths that they have here.
     """
     command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
@@ -120,7 +120,7 @@ def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int]) -> 
             command += ["--symlink", str(folder.readlink()), str(folder)]
         elif folder.exists():
             command += ["--ro-bind", str(folder), str(folder)]
-    bound = [folder for folder in _STORES if Path(folder).exists()]
+    bound = [folder for folder in (*_STORES, *mounts) if Path(folder).exists()]
     for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix))):
         if not any(Path(prefix).is_relative_to(folder) for folder in ("/usr", *bound)):
             bound.append(prefix)

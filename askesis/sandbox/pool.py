@@ -10,19 +10,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self, TypeVar
 
 from askesis.sandbox import bubblewrap, warden
+from askesis.sandbox.door import Channel, opened
 from askesis.sandbox.tree import Tree
 from askesis.sandbox.worker import Answer, Worker, memory, packed
-from askesis.types import ConfigError, RunLimits, RunResult, Sandbox, SandboxError, in_line
+from askesis.types import NO_VARIABLES, ConfigError, Door, RunLimits, RunResult, Sandbox, SandboxError, in_line
 
 MOST_FILES = 4096  # files, folders and symlinks of a tree
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
 PRELOAD = ("collections", "functools", "io", "itertools", "json", "math", "random", "re", "string")
 _INLINE = (2**20, 100)  # bytes and files of a tree; a larger one is packed and read in a thread
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A program to run. code: source, or the number of one that was compiled before. channel: to its door."""
+
+    mode: int
+    code: str | int
+    argv: Sequence[str]
+    stdin: bytes
+    env: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    channel: Channel | None = None
 
 
 class SandboxPool:
@@ -32,7 +48,8 @@ class SandboxPool:
 
     tree: bytes that a working tree may hold (default: four times the limit on one file). preload: modules of the
     standard library that a Python call finds imported; each makes every call a little dearer. programs: sources that
-    are run often, compiled once; they must not be an episode's own, since every episode could look at them.
+    are run often, compiled once; they must not be an episode's own, since every episode could look at them. mounts:
+    folders that all programs can read, under the paths that they have here (a virtual environment, say).
     Use it as an asynchronous context manager, within one event loop. Raises `SandboxError` where bubblewrap is missing
     or may not work, and `ConfigError` for senseless values.
     """
@@ -45,6 +62,7 @@ class SandboxPool:
         tree: int | None = None,
         preload: Sequence[str] = PRELOAD,
         programs: Sequence[str] = (),
+        mounts: Sequence[str | Path] = (),
     ) -> None:
         if size < 1:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
@@ -55,6 +73,7 @@ class SandboxPool:
         # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
         room = 2 * self._room + MOST_FILES * os.sysconf("SC_PAGE_SIZE")
         self._config = {"size": room, "inodes": 2 * MOST_FILES, "preload": [*preload], "programs": [*programs]}
+        self._config["mounts"] = [_folder(mount) for mount in mounts]
         self._turns = asyncio.Semaphore(size)  # first come, first served
         self._idle: list[Worker] = []
         self._workers: set[Worker] = set()  # all of them
@@ -131,17 +150,30 @@ class _Sandbox:
         self._worker: Worker | None = None  # that runs something for us
         self._closed = False
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limits: RunLimits | None = None) -> RunResult:
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        limits: RunLimits | None = None,
+        env: Mapping[str, str] = NO_VARIABLES,
+        door: Door | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> RunResult:
         """See `Sandbox.run`."""
         if not argv:
             raise ValueError("sandbox: `run` was given an empty command")
-        return await self._call(warden.RUN, "", argv, stdin, limits)
+        call = Call(warden.RUN, "", argv, stdin, env)
+        if door is None and stop is None:
+            return await self._call(call, limits)
+        async with opened(door, stop) as channel:
+            return await self._call(replace(call, port=door.port if door is not None else 0, channel=channel), limits)
 
     async def python(
         self, code: str, *, argv: Sequence[str] = (), stdin: bytes = b"", limits: RunLimits | None = None
     ) -> RunResult:
         """See `Sandbox.python`."""
-        return await self._call(warden.PYTHON, self._pool._programs.get(code, code), argv, stdin, limits)
+        return await self._call(Call(warden.PYTHON, self._pool._programs.get(code, code), argv, stdin), limits)
 
     async def read(self, path: str) -> bytes:
         """See `Sandbox.read`."""
@@ -162,9 +194,7 @@ class _Sandbox:
             await self._worker.kill()
         self._tree = Tree(room=0, most=0)
 
-    async def _call(
-        self, mode: int, code: str | int, argv: Sequence[str], stdin: bytes, limits: RunLimits | None
-    ) -> RunResult:
+    async def _call(self, call: Call, limits: RunLimits | None) -> RunResult:
         if limits is not None:
             _check(limits)
         async with self._turn:
@@ -172,7 +202,7 @@ class _Sandbox:
             try:
                 async with self._pool._worker() as worker:
                     self._check_open()
-                    answer = await self._answer(worker, mode, (code, argv), stdin, limits or self._limits)
+                    answer = await self._answer(worker, call, limits or self._limits)
                 lost = await self._collect(answer.tree)
             except OSError as error:
                 raise SandboxError(f"sandbox: a call could not be made: {error}") from error
@@ -189,16 +219,15 @@ class _Sandbox:
             wall_s=answer.wall_s,
         )
 
-    async def _answer(
-        self, worker: Worker, mode: int, program: tuple[str | int, Sequence[str]], stdin: bytes, limits: RunLimits
-    ) -> Answer:
+    async def _answer(self, worker: Worker, call: Call, limits: RunLimits) -> Answer:
         """Give a worker our tree and a program."""
         rows, size = self._tree.rows(), self._tree.size
-        payload = await _aside(lambda: packed(*program, rows), size, os.close)
+        payload = await _aside(lambda: packed(call.code, call.argv, rows, call.env, call.port), size, os.close)
         self._check_open()
         self._worker = worker
         try:
-            return await worker.call(mode, payload, memory(stdin), limits)
+            channel = call.channel.fresh() if call.channel is not None else None
+            return await worker.call(call.mode, payload, memory(call.stdin), limits, door=channel)
         except SandboxError:
             self._check_open()  # we killed it ourselves
             raise
@@ -237,6 +266,14 @@ async def _aside(work: Callable[[], T], size: tuple[int, int], undo: Callable[[T
     except asyncio.CancelledError:
         working.add_done_callback(lambda done: done.exception() or undo(done.result()))
         raise
+
+
+def _folder(path: str | Path) -> str:
+    """A folder that is there, by its whole path. Raises `ConfigError`."""
+    found = os.path.abspath(path)  # noqa: PTH100 - not resolved: programs name it as we do
+    if not os.path.isdir(found):  # noqa: PTH112
+        raise ConfigError(f"sandbox: mounts: there is no folder {found}")
+    return found
 
 
 def _check(limits: RunLimits) -> None:

@@ -39,7 +39,8 @@ READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
 REPLY = struct.Struct("<BiBd")  # ended, exit code, truncated, wall_s
 PYTHON, RUN = 0, 1
-EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED, STALLED = range(7)
+LISTENS = b"listens"  # what comes with the socket of a door
+EXIT, WALL, CPU, MEMORY, KILLED, UNSTARTED, STALLED, STOPPED = range(8)
 OUT_OF_MEMORY = 63  # the signal by which a Python program that died of `MemoryError` says so
 HOME, TREE = "/home", "/home/agent"
 TICK_S = 0.02  # how often what a run uses is added up
@@ -92,7 +93,7 @@ def loaded(code: str) -> Any:
 # -- the child: from the fork to the program ------------------------------------------------------------------------
 
 
-def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int, int]) -> NoReturn:
+def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int, int], door: int | None) -> NoReturn:
     """Become the program. What fails before that is written over the payload, which is emptied once it begins.
 
     The program has no descriptor of the payload, so it cannot pretend that it never began.
@@ -100,12 +101,14 @@ def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int
     try:
         mode, _, cpu_s, memory, processes, file_size, _ = request
         os.setsid()
-        source, argv, files = marshal.loads(os.pread(payload, os.fstat(payload).st_size, 0))
+        source, argv, files, environment, port = marshal.loads(os.pread(payload, os.fstat(payload).st_size, 0))
         unpack(files)
         for number, file in enumerate((stdin, *outputs)):
             os.dup2(file, number)
         if mode == RUN:
             own_network()
+        if door is not None:
+            open_door(door, port)
         limit(cpu_s, memory if mode == PYTHON else 2 * memory, processes, file_size)
         check(libc.capset(CAPABILITIES, NONE), "give up all capabilities")
         check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # its own /proc/self is its to read
@@ -117,6 +120,7 @@ def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int
         os.pwrite(payload, f"!{type(error).__name__}: {error}".encode("utf-8", "replace"), 0)
         os._exit(1)
     if mode == RUN:
+        os.environ.update(environment)
         execute(argv)
     interpret(source, argv)
 
@@ -151,6 +155,17 @@ def own_network() -> None:
     flags = struct.pack("16sh22x", b"lo", 1)  # struct ifreq, IFF_UP
     check(libc.ioctl(device.fileno(), 0x8914, flags), "bring loopback up")
     device.close()
+
+
+def open_door(door: int, port: int) -> None:
+    """Hand out a socket that listens on `port` in here: who connects to it in here is heard by the host alone."""
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    channel = _socket.socket(fileno=os.dup(door))
+    channel.sendmsg([LISTENS], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener.fileno()))])
+    channel.close()
+    listener.close()
 
 
 def limit(cpu_s: float, memory: int, processes: int, file_size: int) -> None:
@@ -335,13 +350,14 @@ def reaped_s() -> float:
 
 
 def supervise(
-    child: int, payload: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream]
+    child: int, payload: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream], door: int | None
 ) -> tuple[int, int, float]:
     """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds.
 
     The wall limit counts from the first look that finds the payload empty: the program has begun. What the machine
     took from it does not count: the time for which a thread stood in line for a core, or we did not get to look. But
-    all CPU time that the run had does, so that nothing is won by standing in line behind oneself.
+    all CPU time that the run had does, so that nothing is won by standing in line behind oneself. door: when its other
+    end is closed, the run is to stop.
     """
     _, wall_s, cpu_s, memory, *_ = request
     started, before_s = time.monotonic(), reaped_s()
@@ -351,6 +367,8 @@ def supervise(
     watched = os.pidfd_open(child)
     for file in (watched, *streams):
         poll.register(file, select.POLLIN)
+    if door is not None:
+        poll.register(door, select.POLLRDHUP)
     while True:
         now = time.monotonic()
         if not begun and not os.fstat(payload).st_size:
@@ -377,6 +395,9 @@ def supervise(
         files = poll.poll(int(1000 * wait_s) + 1)
         overdue_s = time.monotonic() - now - wait_s
         late_s += overdue_s if overdue_s > LATE_S else 0.0
+        if door is not None and any(file == door for file, _ in files):
+            ended = STOPPED
+            break
         for file, _ in files:
             if file == watched:
                 poll.unregister(watched)
@@ -443,25 +464,26 @@ def fresh(size: int, inodes: int) -> int:
 
 def serve(control: Any, home: int) -> bool:
     """One run; False when the host is gone."""
-    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
+    message, ancillary, _, _ = control.recvmsg(REQUEST.size, _socket.CMSG_SPACE(12), _socket.MSG_CMSG_CLOEXEC)
     if not message:
         return False
-    payload, stdin = struct.unpack("2i", ancillary[0][2])
+    payload, stdin, *doors = struct.unpack(f"{len(ancillary[0][2]) // 4}i", ancillary[0][2])
+    door = doors[0] if doors else None
     request = REQUEST.unpack(message)
     outputs = (Stream(request[-1]), Stream(request[-1]))
     child = os.fork()
     if child == 0:
-        enter(request, payload, stdin, (outputs[0].end, outputs[1].end))
+        enter(request, payload, stdin, (outputs[0].end, outputs[1].end), door)
     for stream in outputs:
         os.close(stream.end)
-    ended, status, wall_s = supervise(child, payload, request, outputs)
-    if os.fstat(payload).st_size:
+    ended, status, wall_s = supervise(child, payload, request, outputs, door)
+    if os.fstat(payload).st_size and ended != STOPPED:
         ended = UNSTARTED
     truncated = outputs[0].truncated or outputs[1].truncated
     reply = REPLY.pack(ended, os.waitstatus_to_exitcode(status), truncated, wall_s)
     files = struct.pack("4i", outputs[0].file, outputs[1].file, home, payload)
     control.sendmsg([reply], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
-    for file in (payload, stdin, home, *(file for stream in outputs for file in (stream.pipe, stream.file))):
+    for file in (payload, stdin, home, *doors, *(file for stream in outputs for file in (stream.pipe, stream.file))):
         os.close(file)
     return True
 

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from askesis.sandbox import bubblewrap, seccomp, warden
@@ -25,13 +26,14 @@ from askesis.types import RunLimits, SandboxError
 
 START_S = 60.0  # a worker that is not ready by then will not be
 GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its time: to begin, to die, to answer
-Ended = Literal["exit", "wall", "cpu", "memory", "killed"]
+Ended = Literal["exit", "wall", "cpu", "memory", "killed", "stopped"]
 _ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
     warden.WALL: "wall",
     warden.CPU: "cpu",
     warden.MEMORY: "memory",
     warden.KILLED: "killed",
+    warden.STOPPED: "stopped",
 }
 
 
@@ -109,7 +111,7 @@ class Worker:
             mail = [memory(Path(warden.__file__).read_bytes()), memory(json.dumps(given).encode())]
             for file in (*texts.values(), *mail):
                 always.callback(os.close, file)
-            command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts)
+            command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts, mounts=config["mounts"])
             command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", warden.BOOT]
             command += [",".join((*warden.NEEDED, *config["preload"])), *map(str, mail)]
             process = subprocess.Popen(
@@ -141,17 +143,21 @@ class Worker:
                 Path(f"/proc/{pid}/{kind}_map").write_text(f"0 0 1\n{bubblewrap.USER} {bubblewrap.NOBODY} 1\n")
             os.write(gate, b"1")
 
-    async def call(self, mode: int, payload: int, stdin: int, limits: RunLimits) -> Answer:
+    async def call(self, mode: int, payload: int, stdin: int, limits: RunLimits, *, door: int | None = None) -> Answer:
         """Run one program. payload: what `packed` made; stdin: what the program reads; both are closed.
+
+        door: one end of a pair of sockets, closed too. Through it comes the socket that listens in there, and when the
+        other end is closed, the run is stopped.
 
         Raises `SandboxError`, and is dead after that or a cancellation.
         """
         request = warden.REQUEST.pack(
             *(mode, limits.wall_s, limits.cpu_s, limits.memory, limits.processes, limits.file_size, limits.output)
         )
+        files = [payload, stdin] if door is None else [payload, stdin, door]
         try:
             answer = self._next()
-            socket.send_fds(self._control, [request], [payload, stdin])
+            socket.send_fds(self._control, [request], files)
             async with asyncio.timeout(warden.longest(limits.wall_s) + GRACE_S):
                 message, answered = await answer
         except BaseException as error:
@@ -162,7 +168,7 @@ class Worker:
                 raise SandboxError(f"sandbox: a worker died during a call. {said or error}") from error
             raise
         finally:
-            _close([payload, stdin])
+            _close(files)
         self._waiting = None
         return _answer(message, answered)
 
@@ -260,9 +266,18 @@ def _answer(message: bytes, files: list[int]) -> Answer:
     return answer
 
 
-def packed(code: str | int, argv: Sequence[str], rows: list[Row]) -> int:
-    """A program and its tree as the warden's child reads them. code: source, or the number of one of `programs`."""
-    return memory(marshal.dumps((code, list(argv), rows)))
+def packed(
+    code: str | int,
+    argv: Sequence[str],
+    rows: list[Row],
+    environment: Mapping[str, str] = MappingProxyType({}),
+    port: int = 0,
+) -> int:
+    """A program and its tree as the warden's child reads them. code: source, or the number of one of `programs`.
+
+    environment: variables on top of the usual ones. port: of the door, if there is one.
+    """
+    return memory(marshal.dumps((code, list(argv), rows, dict(environment), port)))
 
 
 def memory(content: bytes) -> int:

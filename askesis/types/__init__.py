@@ -31,9 +31,11 @@ from askesis.types.messages import (
     user,
 )
 from askesis.types.protocols import (
+    NO_VARIABLES,
     Agent,
     CompletionStream,
     Delta,
+    Door,
     Engine,
     Env,
     Monitor,
@@ -76,6 +78,7 @@ from askesis.types.traces import (
 from askesis.types.waiting import Waits, counted, in_line
 
 __all__ = [
+    "NO_VARIABLES",
     "Agent",
     "AskesisError",
     "CheckpointError",
@@ -84,6 +87,7 @@ __all__ = [
     "ConfigError",
     "ContextOverflow",
     "Delta",
+    "Door",
     "Engine",
     "EngineError",
     "Env",

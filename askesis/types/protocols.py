@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from askesis.types.messages import Message, ParseFailure, Reasoning, Text, Thinking, ToolCall, ToolSpec
@@ -112,8 +114,8 @@ class Renderer(Protocol):
     ) -> TokenIds:
         """Only the NEW tokens that append `messages` to `tokens` (which end in a sampled turn). Never re-renders.
 
-        history, tools: what `tokens` were rendered from; a renderer of an unknown template needs them. Raises `PrefixChanged`
-        where the template would change what was sampled, so that only a branch can go on.
+        history, tools: what `tokens` were rendered from; a renderer of an unknown template needs them. Raises
+        `PrefixChanged` where the template would change what was sampled, so that only a branch can go on.
         """
         ...
 
@@ -172,7 +174,7 @@ class RunLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a program in a sandbox did. `ended`: it exited by itself, or which limit stopped it.
+    """What a program in a sandbox did. `ended`: it exited by itself, which limit stopped it, or that we did.
 
     exit_code: of the program, negative for a signal. stdout and stderr are cut at the output limit (`truncated`).
     """
@@ -180,16 +182,40 @@ class RunResult:
     exit_code: int
     stdout: str
     stderr: str
-    ended: Literal["exit", "wall", "cpu", "memory", "killed"] = "exit"
+    ended: Literal["exit", "wall", "cpu", "memory", "killed", "stopped"] = "exit"
     truncated: bool = False
     wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """The one way out of a sandbox: who connects to `port` of a program's own 127.0.0.1 is joined to the Unix socket
+    `path` outside."""
+
+    port: int
+    path: str
+
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Sandbox(Protocol):
     """An isolated working tree with processes. Paths are relative to the working tree. Raises `SandboxError`."""
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limits: RunLimits | None = None) -> RunResult:
-        """Run a program in the working tree and wait for it and all its children."""
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        limits: RunLimits | None = None,
+        env: Mapping[str, str] = NO_VARIABLES,
+        door: Door | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> RunResult:
+        """Run a program in the working tree and wait for it and all its children.
+
+        env: variables on top of the sandbox's own. stop: set, it ends the run at once; the tree is kept as it is then.
+        """
         ...
 
     async def python(
