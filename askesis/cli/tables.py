@@ -92,7 +92,7 @@ def _score(score: Mapping[str, float] | None) -> str:
 
 def print_run(folder: RunFolder, status: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
     """One run."""
-    from askesis.loop import Evaluation, evaluation_table, from_plain, make_console
+    from askesis.loop import Evaluation, evaluation_table, from_plain, make_console, read_evaluations
 
     console = make_console()
     console.print(f"run         {folder.path}")
@@ -108,8 +108,12 @@ def print_run(folder: RunFolder, status: Mapping[str, Any], result: Mapping[str,
                 times = f"{alarm['count']} of the steps {alarm['first']} to {alarm['last']}"
             console.print(Text(f"alarm       {alarm['kind']} ({times}): {alarm['message']}"))
         evaluations = [from_plain(Evaluation, raw) for raw in result["evaluations"]]
-        if evaluations:
-            console.print(evaluation_table(evaluations))
+    else:
+        if "seconds" in status:
+            console.print(f"trained     {status['seconds']:.0f} s")
+        evaluations = read_evaluations(folder.evaluations)
+    if evaluations:
+        console.print(evaluation_table(evaluations))
     if status["state"] in ("killed", "interrupted", "failed"):
         console.print(f"go on with: askesis train --resume {folder.path}")
 
@@ -160,7 +164,6 @@ def print_plan(recipe: Recipe, plan: Plan) -> None:
     memory = plan.memory
     lines = {
         "model": f"{plan.model}, {plan.parameters:,} parameters",
-        "messages": f"as {plan.renderer} writes them",
         "environment": f"{plan.env}, played by {plan.agent}",
         "tools": ", ".join(tool.name for tool in plan.tools) or "none",
         "prompts": f"longest {plan.longest_prompt} tokens (of {plan.prompts} looked at)",

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from askesis.loop.plan import Plan
     from askesis.loop.reading import find_recipe, load_recipe, parse_override, to_mapping, to_toml
     from askesis.loop.recipe import Recipe
-    from askesis.loop.results import Alarm, Evaluation, Row, RunResult, StepRecord, from_plain, plain_values
+    from askesis.loop.results import (
+        Alarm,
+        Evaluation,
+        Row,
+        RunResult,
+        StepRecord,
+        from_plain,
+        plain_values,
+        read_evaluations,
+    )
     from askesis.loop.run import dry_run, train
 
 _HOMES = {
@@ -28,7 +37,16 @@ _HOMES = {
     "plan": ("Plan",),
     "reading": ("find_recipe", "load_recipe", "parse_override", "to_mapping", "to_toml"),
     "recipe": ("Recipe",),
-    "results": ("Alarm", "Evaluation", "Row", "RunResult", "StepRecord", "from_plain", "plain_values"),
+    "results": (
+        "Alarm",
+        "Evaluation",
+        "Row",
+        "RunResult",
+        "StepRecord",
+        "from_plain",
+        "plain_values",
+        "read_evaluations",
+    ),
     "run": ("dry_run", "train"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -58,6 +76,7 @@ __all__ = [
     "make_console",
     "parse_override",
     "plain_values",
+    "read_evaluations",
     "render_curve",
     "resolve",
     "row_name",

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from askesis.loop.folder import RunFolder
+from askesis.loop.folder import RunFolder, find_run
 from askesis.loop.reading import RECIPES
-from askesis.types import CheckpointError, nearest
+from askesis.types import CheckpointError, ConfigError, nearest
 
 if TYPE_CHECKING:
     from askesis.chat import ChatRenderer
@@ -51,11 +51,12 @@ def resolve(name: str | Path) -> Path:
     """The folder of a checkpoint: `askesis-tiny`, a Hugging Face folder, or a run's folder (its newest one).
 
     A run's folder may be named without the time at its end: `runs/repair` is the newest `runs/repair-<time>` there is.
-    Raises `CheckpointError` saying what was looked for.
+    A run in `runs` may be named by its id alone, and the newest of all `latest`. Raises `CheckpointError`, saying what
+    was looked for.
     """
     path = Path(name)
     if not path.exists() and str(name) not in PACKAGED:
-        path = max(_runs_called(path), key=lambda run: run.name, default=path)
+        path = max(_runs_called(path), key=lambda run: run.name, default=_known_run(path))
     if str(name) in PACKAGED and not path.exists():
         packaged = PACKAGED[str(name)]
         if not (packaged / "config.json").is_file():
@@ -75,7 +76,7 @@ def resolve(name: str | Path) -> Path:
         raise CheckpointError(f"{path} is no checkpoint: it has no config.json (found: {_content(path)})")
     raise CheckpointError(
         f"no checkpoint {str(name)!r}{nearest(str(name), PACKAGED)}: expected {', '.join(PACKAGED)}, a local folder in "
-        f"the Hugging Face layout, or a run's folder (looked in {Path.cwd()})"
+        f"the Hugging Face layout, or a run's folder or id (looked in {Path.cwd()})"
     )
 
 
@@ -83,6 +84,14 @@ def _runs_called(path: Path) -> list[Path]:
     """The runs with a checkpoint whose folders are `path` and a time."""
     found = path.parent.glob(f"{glob.escape(path.name)}-*") if path.name else ()
     return [run for run in found if _TIME.fullmatch(run.name[len(path.name) :]) and written(RunFolder(run))]
+
+
+def _known_run(path: Path) -> Path:
+    """The folder of the run of that id, or `path`."""
+    try:
+        return find_run(path).path
+    except ConfigError:
+        return path
 
 
 def _content(path: Path) -> str:

@@ -170,7 +170,7 @@ def _rate(row: Row | None) -> str:
 
 def _number(value: float, digits: int | None = None) -> str:
     """digits: behind the point; None gives large numbers one and small ones two."""
-    digits = (2 if abs(value) < 10 else 1) if digits is None else digits
+    digits = (0 if not value else 2 if abs(value) < 10 else 1) if digits is None else digits
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 

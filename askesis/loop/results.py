@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import types
 import typing
@@ -179,6 +180,12 @@ def from_plain(kind: type[T], raw: Mapping[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     known = kind.__dataclass_fields__  # type: ignore[attr-defined]
     return kind(**{name: _revived(hints[name], raw[name]) for name in known if name in raw})
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """The evaluations in a run's folder of them, by step."""
+    found = [from_plain(Evaluation, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda one: one.step)
 
 
 def _revived(hint: Any, value: Any) -> Any:

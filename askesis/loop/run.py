@@ -18,7 +18,7 @@ from askesis.loop.prepared import Prepared, close_env, prepare, run_async
 from askesis.loop.reading import load_recipe, parse_override, to_mapping, to_toml
 from askesis.loop.recipe import Recipe
 from askesis.loop.report import write_report
-from askesis.loop.results import Evaluation, RunResult, StepRecord, from_plain
+from askesis.loop.results import Evaluation, RunResult, StepRecord, from_plain, read_evaluations
 from askesis.loop.training import Training
 from askesis.models import fingerprint
 from askesis.rollout import Step, TraceStore
@@ -93,7 +93,7 @@ async def _plan(prepared: Prepared, learner: Learner) -> Plan:
         agent=prepared.agent,
         renderer=prepared.renderer,
         config=prepared.config,
-        model=str(prepared.source or "fresh"),
+        model=_called(prepared.source),
         threads=prepared.threads,
         optimiser_floats=learner.optimiser_floats,
         batch_tokens=recipe.train.batch_tokens,
@@ -137,12 +137,12 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
             )
             for line in _opening(recipe, plan, folder, position if resumed else None):
                 display.say(line)
-            return await _finish(training, begun)
+            return await _finish(training, begun, resumed=resumed)
     finally:
         await close_env(prepared.env)
 
 
-async def _finish(training: Training, begun: float) -> RunResult:
+async def _finish(training: Training, begun: float, *, resumed: bool) -> RunResult:
     """Train, and say what came of it, also in the folder."""
     folder, display = training.folder, training.display
     folder.write_status("running", step=training.position.step)
@@ -172,13 +172,20 @@ async def _finish(training: Training, begun: float) -> RunResult:
     write_report(result, training)  # last: whatever becomes of the page, the result is kept
     if result.evaluations:
         display.table(result.evaluations)
-    display.say(f"{result.steps} steps in {duration(result.seconds)} of training ({duration(result.wall_s)} in all)")
+    since = "since it was resumed" if resumed else "in all"
+    display.say(f"{result.steps} steps in {duration(result.seconds)} of training ({duration(result.wall_s)} {since})")
     if result.checkpoint is not None:
         display.say(f"checkpoint  {result.checkpoint}")
     display.say(f"report      {result.report}")
     if interrupted:
         display.say(f"interrupted; go on with: askesis train --resume {folder.path}", style="bold")
     return result
+
+
+def _called(source: Path | None) -> str:
+    """What a model is called that came from `source`."""
+    packaged = next((name for name, folder in PACKAGED.items() if folder == source), None)
+    return packaged or (str(source) if source is not None else "fresh")
 
 
 def _pinned(recipe: Recipe, source: Path | None) -> Recipe:
@@ -234,12 +241,7 @@ def _history(folder: RunFolder, step: int) -> list[StepRecord]:
 
 def _evaluations(folder: RunFolder, step: int) -> list[Evaluation]:
     """The evaluations of the lineage up to `step`."""
-    found = []
-    for path in folder.evaluations.glob("*.json"):
-        evaluation = from_plain(Evaluation, json.loads(path.read_text(encoding="utf-8")))
-        if evaluation.step <= step and evaluation.name != "after":
-            found.append(evaluation)
-    return sorted(found, key=lambda one: one.step)
+    return [one for one in read_evaluations(folder.evaluations) if one.step <= step and one.name != "after"]
 
 
 def _about(plan: Plan) -> str:

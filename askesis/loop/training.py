@@ -241,7 +241,7 @@ class Training:
 
     def _left(self) -> str:
         done = self._progress()
-        if done <= 0:
+        if not 0 < done < 1:
             return ""
         return f"{duration(self.position.seconds * (1 - done) / done)} left"
 

@@ -94,6 +94,12 @@ def test_a_run_from_its_recipe_to_its_continuation(cli, toy, tmp_path, monkeypat
     text = cli("runs", "show", "latest").out
     assert f"run         runs/{folder.id}" in text
     assert "thinking, sampled" in text
+    assert cli("runs", folder.id).out == cli("runs", "show", "latest").out
+    assert "no run 'shwo'" in cli("runs", "shwo").err
+    folder.result.unlink()  # as in a run that was killed: what is known so far is shown
+    assert "success on 8 held-out tasks of toy" in cli("runs", "show", "latest").out
+    same = [cli("eval", name, "--env", TOY, "--tasks", 2, "--context-length", 640) for name in (folder.id, "latest")]
+    assert same[0].out == same[1].out and f"runs/{folder.id}/checkpoints/step-4" in same[0].out
 
     asked = ("eval", "runs/toy", "--env", TOY, "--tasks", 5, "--context-length", 640)
     whole = json.loads(cli(*asked, "--option", "max_turn_tokens=3", "--json").out)
