@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from askesis import __version__
+from askesis.cli.chatting import chat
 from askesis.cli.serving import serve
 from askesis.types import AskesisError, ConfigError
 
@@ -93,7 +94,7 @@ def train(
     from askesis.loop import load_recipe
 
     settings = None if recipe is None else load_recipe(recipe, overrides)  # what is wrong with it is soon said
-    loop = _loop()
+    loop = load_loop()
     if dry_run and settings is not None:
         from askesis.cli.tables import print_plan
 
@@ -148,11 +149,11 @@ def evaluate(
 
     if save_effort and budgets is None:
         raise ConfigError("--save-effort needs --budgets: what efforts mean is measured there")
-    loop = _loop()
+    loop = load_loop()
     evaluation = loop.evaluate(
         checkpoint,
         env=env,
-        env_options=dict(map(_option, options)),
+        env_options=dict(map(env_option, options)),
         tasks=tasks,
         thinking="both" if thinking is Modes.BOTH else thinking is Modes.ON,
         budget=budget,
@@ -182,6 +183,7 @@ def evaluate(
 
 
 app.command()(serve)
+app.command()(chat)
 
 
 @app.command()
@@ -229,7 +231,7 @@ def show_run(
         print_run(folder, status, result)
 
 
-def _loop() -> ModuleType:
+def load_loop() -> ModuleType:
     """The room that does the work. It loads torch, which takes its seconds: say so where somebody looks on."""
     from askesis import loop
 
@@ -252,7 +254,8 @@ def _budgets(text: str) -> list[int | None]:
     return found
 
 
-def _option(text: str) -> tuple[str, Any]:
+def env_option(text: str) -> tuple[str, Any]:
+    """`key=value` as a key and a value. Raises `ConfigError`."""
     from askesis import loop
 
     if "=" not in text:

@@ -164,6 +164,7 @@ def print_plan(recipe: Recipe, plan: Plan) -> None:
     memory = plan.memory
     lines = {
         "model": f"{plan.model}, {plan.parameters:,} parameters",
+        "messages": f"as {plan.renderer} writes them",
         "environment": f"{plan.env}, played by {plan.agent}",
         "tools": ", ".join(tool.name for tool in plan.tools) or "none",
         "prompts": f"longest {plan.longest_prompt} tokens (of {plan.prompts} looked at)",
