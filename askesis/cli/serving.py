@@ -75,6 +75,9 @@ def serve(
         print(f"warning: listening on {host} without keys: everyone who reaches it may use it", file=sys.stderr)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
 
+    if sys.stderr.isatty():
+        print(f"loading {checkpoint} ...", file=sys.stderr)
+
     async def main() -> None:
         from askesis.loop.serving import open_gateway
 

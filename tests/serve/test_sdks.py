@@ -1,6 +1,7 @@
 """The official SDKs against a server that runs: streaming or not, tools or not; both ways give the same answer."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -212,6 +213,29 @@ def test_thinking_can_be_said_in_all_its_places(server):
     assert thought(PROMPT + " /no_think") == 0
     assert thought(PROMPT + " /no_think /think") > 0
     assert thought(PROMPT + " /think", enable_thinking=False) == 0
+
+
+def test_curl_speaks_all_three_protocols_streaming_or_not(server):
+    bodies = {
+        "/v1/chat/completions": chat(max_tokens=6),
+        "/v1/responses": {"model": MODEL, "input": PROMPT, "max_output_tokens": 6},
+        "/v1/messages": {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 6},
+    }
+    last = {
+        "/v1/chat/completions": "[DONE]",
+        "/v1/responses": '"type":"response.incomplete"',
+        "/v1/messages": '"type":"message_stop"',
+    }
+    for path, body in bodies.items():
+        for stream in (False, True):
+            data = json.dumps(body | {"stream": stream})
+            command = ["curl", "--silent", "--no-buffer", "--show-error", server.url + path, "--data", data]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+            if stream:
+                assert last[path] in said.strip().splitlines()[-1]
+                assert said.endswith("\n\n")
+            else:
+                assert json.loads(said)["usage"]
 
 
 def test_models_and_counting_tokens(server):

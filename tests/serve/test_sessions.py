@@ -1,6 +1,7 @@
 """One key or one name in the URL is one session; a host that somebody attached answers in its place."""
 
 import json
+from pathlib import Path
 
 import pytest
 from serve_running import running
@@ -110,3 +111,10 @@ def test_the_description_names_every_path_and_every_field(server):
         assert schema["additionalProperties"] is False and "model" in schema["required"]
     for ref in set(text.split('"$ref": "')[1:]):
         assert ref.split('"')[0].removeprefix("#/components/schemas/") in described["components"]["schemas"]
+
+
+def test_the_page_runs_as_it_stands(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    block = page.split("## In a program")[1].split("```python\n")[1].split("```")[0]
+    exec(compile(block, "docs/serving.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")

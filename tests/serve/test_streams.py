@@ -116,13 +116,13 @@ def test_memory_stays_flat_over_rounds_of_200_streams(bundle, tmp_path):
             return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
         sizes = []
-        for _ in range(8):
+        for _ in range(5):
             together(server, 200)
             sizes.append(resident())
-    growth = (sizes[-1] - sizes[3]) / 4
+    growth = (sizes[-1] - sizes[1]) / 3
     assert growth < 2 * 2**20, [size // 2**20 for size in sizes]
     with TraceStore(tmp_path / "traces.db", readonly=True) as store:
-        assert sum(trace.turns for trace in store.traces()) == 8 * 200 * 2
+        assert sum(trace.turns for trace in store.traces()) == 5 * 200 * 2
 
 
 def test_a_client_that_goes_away_leaves_what_was_sampled(bundle, tmp_path):
