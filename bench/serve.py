@@ -188,8 +188,6 @@ def _vllm(name: str, port: int) -> list[str]:
         "--generation-config",
         "vllm",
         "--enable-prefix-caching",
-        "--distributed-executor-backend",
-        "uni",
         "--disable-log-stats",
     ]
     return [*command, "--uvicorn-log-level", "error", "--disable-uvicorn-access-log", *more]
