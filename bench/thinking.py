@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from askesis import evaluate, train
-from askesis.loop import Evaluation, load_recipe, render_curve
+from askesis.loop import Evaluation, find_run, load_recipe, render_curve
 from askesis.types import Group, Thinking, Trace
 from bench.result import Options, Result
 
@@ -42,6 +42,7 @@ def run(options: Options) -> Result:
     env = load_recipe("thinking").env
     with tempfile.TemporaryDirectory() as folder:
         trained = options.values.get("run") or _train(options, folder)
+        status = find_run(trained).status()
         evaluations, figures = [], {}
         for when, checkpoint in ((BEFORE, "askesis-tiny"), (AFTER, trained)):
             kept = _Kept()
@@ -72,6 +73,7 @@ def run(options: Options) -> Result:
         ratio=round(min(ratios), 3),
         met=min(ratios) > 1 and figures["correlation_after"] > max(0.0, figures["correlation_before"]),
         notes=[
+            f"trained for {status['step']} steps ({status['state']})",
             f"one seed, {tasks} held-out tasks at each budget, sampled at temperature 1; budgets are tokens a turn",
             "correlations are Pearson's, over the episodes of the free model, with 95% intervals (Fisher)",
         ],
