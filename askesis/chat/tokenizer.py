@@ -189,6 +189,11 @@ def _own_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+        if not isinstance(template, str):
+            raise CheckpointError(f"{folder}: several chat templates, none of them named 'default'; got {list(named)}")
     return template if isinstance(template, str) else None
 
 

@@ -96,6 +96,17 @@ def test_a_template_is_kept(tmp_path, tokenizer, templates):
         assert Tokenizer.load(home / "again").max_length == 77
 
 
+def test_of_several_templates_the_default_one_counts(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    assert Tokenizer.load(tmp_path).template == "y"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several[:1]}))
+    with pytest.raises(CheckpointError, match="none of them named 'default'"):
+        Tokenizer.load(tmp_path)
+
+
 def test_a_tokenizer_that_would_cut_or_pad_does_neither(tmp_path, tokenizer):
     tokenizer.save(tmp_path)
     backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
