@@ -1,5 +1,6 @@
-"""Environments: built-in ones by name, and anybody's by path or import name."""
+"""Environments: built-in ones by name, anybody's by path or import name; and tools made of functions."""
 
+from askesis.envs.functions import tool
 from askesis.envs.registry import BUILT_IN, load_env
 
-__all__ = ["BUILT_IN", "load_env"]
+__all__ = ["BUILT_IN", "load_env", "tool"]
