@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from askesis.agents.external import ExternalAgent
 from askesis.agents.solo import SoloAgent
 from askesis.types import Agent, ConfigError, nearest
 
-AGENTS: Mapping[str, Callable[..., Agent]] = {"solo@1": SoloAgent}
+AGENTS: Mapping[str, Callable[..., Agent]] = {"solo@1": SoloAgent, "external@1": ExternalAgent}
 
 
 def load_agent(name: str = "solo@1", **options: Any) -> Agent:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from askesis.loop.reception import reception_of
 from askesis.loop.results import Evaluation, Row
 from askesis.loop.stream import derived_seed, tasks_of
 from askesis.rollout import Costs, EpisodeSpec, Progress, Roller, Speakers, TraceSink, by_mode, hybrid, metric
@@ -99,6 +100,7 @@ class Examiner:
             concurrency=self.concurrency,
             costs=self.costs,
             store=self.store,
+            reception=reception_of(self.agent, self.renderer),
             on_progress=self.on_progress,
         )
         if stop is not None:

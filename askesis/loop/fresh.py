@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from askesis.chat import SPECIAL, Qwen3Renderer, Tokenizer, train_bpe
+from askesis.loop.reception import reception_of
 from askesis.loop.recipe import BOTH_MODES, Init, Recipe
 from askesis.loop.source import demonstrators
 from askesis.loop.stream import PromptStream, derived_seed
@@ -49,7 +50,8 @@ async def learn_tokenizer(recipe: Recipe, env: Env, agent: Agent) -> Qwen3Render
     # in letters a text is several times as long: no bound but the demonstrator's own end
     freed = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"context_length": 2**30})})
     watched = ToolWatch(agent)
-    traces = await Roller(demonstrators(freed, env, letters), letters, env, watched).run(_unbounded(specs))
+    speakers, reception = demonstrators(freed, env, letters), reception_of(agent, letters)
+    traces = await Roller(speakers, letters, env, watched, reception=reception).run(_unbounded(specs))
     played = [trace for trace in traces if trace.outcome.learnable]
     if not played:
         raise EnvError(
@@ -82,6 +84,7 @@ class ToolWatch:
         """As the other's."""
         self.tools = session.tools
         await self._agent.run(session)
+        self.tools = session.tools or self.tools  # a program's are known once it has asked for a turn
 
 
 def constant_texts(traces: Sequence[Trace], renderer: Qwen3Renderer) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from askesis.loop.fresh import ToolWatch
+from askesis.loop.reception import reception_of
 from askesis.loop.recipe import Recipe
 from askesis.loop.stream import all_thinkings, derived_seed, limited, tasks_of
 from askesis.rollout import EpisodeSpec, Roller, Speaker
@@ -20,6 +21,7 @@ from askesis.types import (
     Env,
     EnvError,
     Message,
+    OnTokens,
     Renderer,
     Sampling,
     Thinking,
@@ -98,7 +100,7 @@ async def survey(recipe: Recipe, env: Env, agent: Agent, renderer: Renderer) -> 
         for i, task in enumerate(tasks)
         for mode in modes
     ]
-    traces = await Roller(probe, renderer, env, watched, retries=0).run(specs)
+    traces = await Roller(probe, renderer, env, watched, retries=0, reception=reception_of(agent, renderer)).run(specs)
     for trace in traces:
         outcome = trace.outcome
         if outcome.by == "engine" and _ENOUGH in outcome.detail:
@@ -134,6 +136,18 @@ class _Silent:
     ) -> Completion:
         self._prompts.append(np.array(tokens))
         raise EngineError(_ENOUGH)
+
+    async def say(
+        self,
+        tokens: TokenIds,
+        messages: Sequence[Message],
+        thinking: Thinking,
+        sampling: Sampling,
+        *,
+        branch: int,
+        on_tokens: OnTokens,
+    ) -> Completion:
+        return await self.speak(tokens, messages, thinking, sampling)
 
     def close(self) -> None:
         """Nothing is held."""

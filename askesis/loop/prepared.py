@@ -17,11 +17,12 @@ from askesis.envs import load_env
 from askesis.inference import EmbeddedEngine
 from askesis.loop import checkpoints
 from askesis.loop.fresh import fresh_model, learn_tokenizer
+from askesis.loop.reception import reception_of
 from askesis.loop.recipe import Recipe
 from askesis.loop.source import demonstrate
 from askesis.loop.threads import physical_cores
 from askesis.models import ModelConfig, Qwen3, load_checkpoint
-from askesis.rollout import Costs
+from askesis.rollout import Costs, Reception
 from askesis.types import Agent, Env, EnvError
 
 T = TypeVar("T")
@@ -50,6 +51,11 @@ class Prepared:
         return EmbeddedEngine(
             self.model, slots=rollout.slots, context_length=rollout.context_length, compile=rollout.compile
         )
+
+    @property
+    def reception(self) -> Reception | None:
+        """Where episodes are found by the agent's program, if it is one."""
+        return reception_of(self.agent, self.renderer)
 
     def costs(self) -> Costs:
         """What thinking and turns cost."""

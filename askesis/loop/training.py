@@ -284,6 +284,7 @@ class Training:
             retries=recipe.rollout.retries,
             costs=prepared.costs(),
             store=sink_of(recipe, self.store),
+            reception=prepared.reception,
             on_progress=lambda progress: self.display.progress("episodes", (progress.finished - 1) % of + 1, of),
         )
         self.stop.watch(roller)

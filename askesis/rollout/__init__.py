@@ -3,7 +3,7 @@
 from askesis.rollout.arguments import complaint
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
-from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Turn
+from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Reception, Turn
 from askesis.rollout.ledger import Draw, Ledger, Step
 from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
@@ -31,6 +31,7 @@ __all__ = [
     "Meter",
     "PolicySpeakers",
     "Progress",
+    "Reception",
     "Recorder",
     "Roller",
     "Speaker",

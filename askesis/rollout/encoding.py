@@ -83,6 +83,7 @@ def body_to_json(trace: Trace) -> str:
             "attempt": trace.attempt,
             "temperature": trace.temperature,
             "group": trace.group,
+            "log": trace.log,
             "schema": trace.schema,
         }
     )
@@ -149,6 +150,7 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
         attempt=values["attempt"],
         temperature=values["temperature"],
         group=values["group"],
+        log=values.get("log", ""),
         schema=values["schema"],
     )
 

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 
 from askesis.rollout.bounded import bounded, finished
 from askesis.rollout.costs import Costs
+from askesis.rollout.hosted import Reach
+from askesis.rollout.hosting import Reception
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter
 from askesis.rollout.speakers import EpisodeSpec, Speaker, Speakers
 from askesis.types import (
     Agent,
     ConfigError,
+    Door,
     Env,
     EnvError,
     Outcome,
@@ -29,17 +32,21 @@ from askesis.types import (
     Timing,
     Trace,
     VerifierError,
+    counted,
 )
+
+PORT = 7007  # of the door, inside the sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What every episode of a run is played with."""
+    """What every episode of a run is played with. reception: where an agent's program reaches its episode."""
 
     speakers: Speakers
     renderer: Renderer
     env: Env
     agent: Agent
+    reception: Reception | None = None
     options: EpisodeOptions = field(default_factory=EpisodeOptions)
     costs: Costs = field(default_factory=Costs)
     meter: Meter = field(default_factory=Meter)
@@ -66,6 +73,7 @@ class _Episode:
     spec: EpisodeSpec
     stage: Stage
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = field(default_factory=lambda: secrets.token_hex(16))  # at the gateway: nobody else can guess it
     outcome: Outcome = field(default_factory=lambda: Outcome(by="cancelled", reason="cancelled"))
     rewards: tuple[Reward, ...] = ()
     session: EpisodeSession | None = None
@@ -103,10 +111,15 @@ class _Episode:
                 speaker=self.speaker,
                 renderer=stage.renderer,
                 toolset=tools,
+                place=getattr(self.state, "sandbox", None),
                 options=stage.options,
                 clock=asyncio.get_running_loop().time,
                 meter=stage.meter,
             )
+            if stage.reception is not None:
+                path = await stage.reception.admit(self.name, self.session.host)
+                url = f"http://127.0.0.1:{PORT}/s/{self.name}"
+                self.session.reach = Reach(url=url, door=Door(port=PORT, path=path))
         except (EnvError, ConfigError) as error:
             return Outcome(by="environment", reason="setup", detail=str(error))
         except SandboxError as error:
@@ -129,12 +142,14 @@ class _Episode:
         session = self.session
         assert session is not None
         try:
-            await self.stage.agent.run(session)
+            with counted(session.waits):
+                await self.stage.agent.run(session)
         except EpisodeEnded:
             pass
         except Exception as error:
             failure = Outcome(by="agent", reason="error", detail=f"{type(error).__name__}: {error}")
             session.outcome = session.outcome or failure
+        await session.settle()
         self.outcome = session.conclude()
 
     async def _verify(self) -> None:
@@ -168,6 +183,10 @@ class _Episode:
 
     async def _release(self) -> None:
         try:
+            if self.session is not None:
+                await self.session.settle()
+            if self.stage.reception is not None:
+                await self.stage.reception.dismiss(self.name)
             if self.speaker is not None:
                 self.speaker.close()
         finally:
@@ -181,7 +200,7 @@ class _Episode:
             id=self.id,
             task=spec.task,
             harness=self.stage.agent.name,
-            nodes=tuple(session.record.nodes) if session is not None else (),
+            nodes=tuple(session.nodes) if session is not None else (),
             rewards=self.rewards,
             outcome=self.outcome,
             timing=Timing(
@@ -197,6 +216,7 @@ class _Episode:
             attempt=spec.attempt,
             temperature=self.stage.options.temperature,
             group=spec.group,
+            log=session.log if session is not None else "",
         )
 
 

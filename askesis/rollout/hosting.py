@@ -84,6 +84,11 @@ class Turn(Protocol):
     """A request that was found in order, and is about to be answered."""
 
     @property
+    def thinking(self) -> Thinking:
+        """The mode in which it is answered, which need not be the one that was asked for."""
+        ...
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of the context."""
         ...
@@ -100,6 +105,18 @@ class Turn(Protocol):
 
     async def speak(self, listener: Listener | None = None) -> Answer:
         """Sample the answer. Cancelling it keeps on record what was sampled. Raises `EngineError`."""
+        ...
+
+
+class Reception(Protocol):
+    """A gateway for episodes: it takes a host in under a name, and stands as long as it has any."""
+
+    async def admit(self, name: str, host: Host) -> str:
+        """Let `host` answer below `/s/NAME`. Gives the Unix socket on which the gateway listens."""
+        ...
+
+    async def dismiss(self, name: str) -> None:
+        """That host answers no more. Unknown names are no error."""
         ...
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
+from askesis.rollout.heard import Halt, Heard
 from askesis.rollout.hosting import Answer, Ask, Continuity, Finish, HostClosed, Listener
 from askesis.rollout.record import check_completion, thought_tokens
 from askesis.rollout.tree import Place, TokenTree, opening
@@ -23,10 +22,10 @@ from askesis.types import (
     EngineError,
     Message,
     Outcome,
-    Piece,
     Renderer,
     Sampling,
     Task,
+    Thinking,
     Timing,
     Trace,
 )
@@ -174,10 +173,6 @@ def _outcome(finish: str, reason: str) -> Outcome:
     return Outcome(by="policy", reason="stopped", detail=reason)
 
 
-class _Halt(Exception):
-    """The listener has ended the turn."""
-
-
 class RecordedTurn:
     """A turn of a `Recorder`; see `hosting.Turn`."""
 
@@ -186,12 +181,16 @@ class RecordedTurn:
     ) -> None:
         self._recorder, self._conversation = recorder, conversation
         self._place, self._ask, self._sampling = place, ask, sampling
-        self._pieces: list[Piece] = []
 
     @property
     def trace_id(self) -> str:
         """Of the trace that the conversation will be."""
         return self._conversation.id
+
+    @property
+    def thinking(self) -> Thinking:
+        """The mode that was asked for."""
+        return self._ask.thinking
 
     @property
     def prompt_tokens(self) -> int:
@@ -215,47 +214,28 @@ class RecordedTurn:
             return await recorder.open(self._ask).speak(listener)
         one.busy += 1
         voice, begun = one.voice(self._place.anchor), recorder.clock()
+        heard = Heard(listener)
         finish: str = "cancelled"
         try:
             try:
                 completion = await recorder.engine.generate(
-                    self._place.tokens, self._sampling, session=voice, on_tokens=self._hearing(listener)
+                    self._place.tokens, self._sampling, session=voice, on_tokens=heard
                 )
                 check_completion(completion, self._sampling)
                 finish = completion.finish_reason
-            except _Halt:
-                completion, finish = self._sampled(), "halted"
+            except Halt:
+                completion, finish = heard.completion(), "halted"
             except Exception:
                 finish = "failed"
                 raise
             return self._answer(completion, finish, listener, begun, voice)
         except BaseException:
-            if self._pieces and finish in ("cancelled", "failed"):
-                self._answer(self._sampled(), finish, listener, begun, voice)
+            if heard.something and finish in ("cancelled", "failed"):
+                self._answer(heard.completion(), finish, listener, begun, voice)
             raise
         finally:
             one.busy -= 1
             one.touched_s = recorder.clock()
-
-    def _hearing(self, listener: Listener | None) -> Callable[[Piece], None]:
-        def hear(piece: Piece) -> None:
-            keep = None if listener is None else listener.hear(piece)
-            self._pieces.append(piece if keep is None else _cut(piece, keep))
-            if keep is not None:
-                raise _Halt
-
-        return hear
-
-    def _sampled(self) -> Completion:
-        """What came so far."""
-        pieces = self._pieces
-        return Completion(
-            token_ids=np.concatenate([piece.token_ids for piece in pieces]),
-            logprobs=np.concatenate([piece.logprobs for piece in pieces]),
-            forced=np.concatenate([piece.forced for piece in pieces]),
-            finish_reason="length",
-            policy_versions=np.concatenate([piece.policy_versions for piece in pieces]),
-        )
 
     def _answer(
         self, completion: Completion, finish: str, listener: Listener | None, begun: float, voice: str
@@ -285,12 +265,3 @@ class RecordedTurn:
             raise EngineError(f"what was sampled cannot be read: {failure!r}") from failure
         ended: Finish = "halted" if finish == "halted" else "length" if finish == "length" else "stop"
         return Answer(node=node, message=message, completion=completion, finish=ended, thinking_tokens=thought)
-
-
-def _cut(piece: Piece, keep: int) -> Piece:
-    return Piece(
-        token_ids=piece.token_ids[:keep],
-        logprobs=piece.logprobs[:keep],
-        forced=piece.forced[:keep],
-        policy_versions=piece.policy_versions[:keep],
-    )

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
+from askesis.rollout.hosting import Reception
 from askesis.rollout.session import EpisodeOptions, Meter
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, Speakers
 from askesis.types import Agent, ConfigError, Engine, Env, Group, Renderer, Task, Thinking, Trace
@@ -62,7 +63,8 @@ class Roller:
     engine: what speaks, or `PolicySpeakers`. concurrency: most episodes in flight; take several times the engine's
     slots where tools are slow. retries: how often an episode is played again after an infrastructure failure.
     options: sampling and time-outs; `temperature`, where given, takes the place of theirs. store: gets all traces,
-    those of a group in one transaction. on_trace, on_progress: called as each attempt ends; they must not raise.
+    those of a group in one transaction. reception: for an agent whose program asks for its turns. on_trace,
+    on_progress: called as each attempt ends; they must not raise.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Roller:
         costs: Costs | None = None,
         options: EpisodeOptions | None = None,
         store: TraceSink | None = None,
+        reception: Reception | None = None,
         on_trace: Callable[[Trace], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
@@ -92,6 +95,7 @@ class Roller:
             agent=agent,
             options=options if temperature is None else replace(options, temperature=temperature),
             costs=costs or Costs(),
+            reception=reception,
             meter=self.progress,
         )
         self._concurrency, self._retries = concurrency, retries

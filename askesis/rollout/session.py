@@ -7,12 +7,17 @@ infrastructure.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from askesis.rollout.arguments import complaint
 from askesis.rollout.bounded import bounded
+from askesis.rollout.heard import Halt
+from askesis.rollout.hosted import EpisodeHost, Reach
 from askesis.rollout.record import TokenRecord, check_completion, thought_tokens
 from askesis.rollout.speakers import EpisodeSpec, Speaker
 from askesis.types import (
@@ -20,17 +25,19 @@ from askesis.types import (
     Completion,
     ConfigError,
     ContextOverflow,
+    Door,
     EngineError,
     Limits,
     Message,
+    Node,
     Outcome,
     Renderer,
     Sampling,
+    Sandbox,
     SandboxError,
     Task,
     TemplateError,
     Thinking,
-    TokenIds,
     Tool,
     ToolCall,
     ToolEvent,
@@ -40,6 +47,8 @@ from askesis.types import (
     nearest,
     tool_result,
 )
+
+ASKED = "asked"  # the bound of a turn that a program itself wants no longer
 
 
 class EpisodeEnded(AskesisError):
@@ -89,6 +98,8 @@ class EpisodeSession:
     speaker: Speaker
     renderer: Renderer
     toolset: Sequence[Tool]
+    place: Sandbox | None = None  # where a program of the agent's runs
+    reach: Reach | None = None  # where that finds this episode
     options: EpisodeOptions
     clock: Callable[[], float]
     meter: Meter = field(default_factory=Meter)
@@ -104,6 +115,9 @@ class EpisodeSession:
     _spoken: int = 0  # sampled and forced tokens of all turns
     _thought: int = 0  # of them, those that were sampled while thinking
     _bound: str = ""  # which limit would cut the last turn
+    _host: EpisodeHost | None = None  # once a program was told where to ask
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    log: str = ""
     _start: float = field(init=False)
     _by_name: Mapping[str, Tool] = field(init=False)
     _specs: tuple[ToolSpec, ...] = field(init=False)
@@ -122,8 +136,8 @@ class EpisodeSession:
 
     @property
     def tools(self) -> Sequence[ToolSpec]:
-        """What the agent can call."""
-        return self._specs
+        """What the agent can call; once its program has asked for a turn, what that offers."""
+        return self._specs if self._host is None else self._host.tools
 
     @property
     def thinking(self) -> Thinking:
@@ -141,21 +155,88 @@ class EpisodeSession:
         return self._messages
 
     @property
+    def started_s(self) -> float:
+        """When the episode's time began, by its clock."""
+        return self._start
+
+    @property
     def ended(self) -> bool:
         """Whether a tool, a limit or a failure has ended the episode."""
         return self.outcome is not None
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """What is on record."""
+        return self.record.nodes if self._host is None else self._host.tree.nodes
 
     def add(self, *messages: Message) -> None:
         """Append messages that were not sampled; they become tokens at the next turn."""
         self._messages.extend(messages)
 
+    # -- a program in the agent's place ------------------------------------------------------------------------------
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The environment's. Raises `ConfigError` where its state has none."""
+        if self.place is None:
+            raise ConfigError(
+                f"environment {self.task.env!r}: its state has no `sandbox`, so that no program can be run in it; "
+                "keep the episode's sandbox in an attribute of that name on what `setup` returns"
+            )
+        return self.place
+
+    @property
+    def url(self) -> str:
+        """See `types.Session`."""
+        return self._reached().url
+
+    @property
+    def door(self) -> Door:
+        """See `types.Session`."""
+        return self._reached().door
+
+    def _reached(self) -> Reach:
+        if self.reach is None:
+            raise ConfigError("no gateway answers for this episode: its roller was made without a `reception`")
+        return self.reach
+
+    @property
+    def host(self) -> EpisodeHost:
+        """Who answers a program's requests. From now on they alone make turns."""
+        if self._host is None:
+            self._host = EpisodeHost(self)
+        return self._host
+
+    async def over(self) -> None:
+        """Returns when the episode has ended: also by its time, which nobody else watches while a program runs."""
+        while self.outcome is None:
+            left = self.limits.wall_s - self._own_s()
+            if left < 0:
+                self.end(self._late())
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), left + 0.01)
+
+    def end(self, outcome: Outcome | None, *, log: str = "") -> None:
+        """End the episode, unless it has ended. None: the agent has stopped, and its last turn says how."""
+        self.log = log or self.log
+        if outcome is not None:
+            self._over(outcome)
+
+    async def settle(self) -> None:
+        """Cut off turns that a program does not wait for any more; what they sampled is on record."""
+        if self._host is not None:
+            await self._host.settle()
+
     # -- turns -------------------------------------------------------------------------------------------------------
 
     async def turn(self, *, thinking: Thinking | None = None) -> Message:
         """Let the policy speak once. Raises `EpisodeEnded` if the episode is over, or ends for want of a turn."""
-        spent = self.outcome or self._spent()
+        spent = self.outcome or self.spent()
         if spent is not None:
             raise self._over(spent)
+        if self._host is not None:
+            raise self._over(Outcome(by="agent", reason="error", detail="turn() beside a program that asks for turns"))
         thinking = self.spec.thinking if thinking is None else thinking
         if thinking.effort is not None:
             raise ConfigError(
@@ -163,10 +244,11 @@ class EpisodeSession:
                 "checkpoint's table of effort, or give a budget"
             )
         self._render(thinking)
-        sampling = self._sampling(thinking)
+        sampling = self.sampling(thinking, len(self.record))
         context, asked = self.record.tokens, len(self._messages)
         begun = self.clock()
-        completion = await self._speak(context, thinking, sampling)
+        said = self.speaker.speak(context, self._messages, thinking, sampling)
+        completion = await self.heard(said, sampling, len(self.record))
         now = self.clock()
         self.engine_s += now - begun
         self.meter.engine_s += now - begun
@@ -192,15 +274,18 @@ class EpisodeSession:
             raise self._over(Outcome(by="environment", reason="template", detail=str(error))) from error
         self.record.stage(new, tokens, at=self.clock() - self._start)
 
-    def _sampling(self, thinking: Thinking) -> Sampling:
+    def sampling(self, thinking: Thinking, length: int, *, asked: int | None = None) -> Sampling:
+        """Of a turn after `length` tokens. asked: the most that a program wants. Raises `EpisodeEnded` for no room."""
         limits, options = self.limits, self.options
-        room = self.speaker.context_length - len(self.record)
+        room = self.speaker.context_length - length
         bounds = [(limits.max_turn_tokens, "max_turn_tokens"), (room, "context")]
+        if asked is not None:
+            bounds.append((asked, ASKED))
         if limits.max_tokens is not None:
             bounds.append((limits.max_tokens - self._spoken, "max_tokens"))
         most, self._bound = min(bounds)
         if most <= 0:
-            raise self._over(self._full(self._bound))
+            raise self._over(self._full(self._bound, length))
         return Sampling(
             temperature=options.temperature,
             top_k=options.top_k,
@@ -219,21 +304,22 @@ class EpisodeSession:
         bounds = left if thinking.budget is None else [thinking.budget, *left]
         return replace(thinking, budget=min(bounds)) if bounds else thinking
 
-    def _full(self, bound: str) -> Outcome:
-        detail = f"{len(self.record)} tokens of context, {self._spoken} of them spoken"
+    def _full(self, bound: str, length: int) -> Outcome:
+        detail = f"{length} tokens of context, {self._spoken} of them spoken"
         if bound == "context" and not self._turns:  # the policy has not had a say yet
             return Outcome(by="environment", reason="prompt_too_long", detail=detail)
         return Outcome(by="limit", reason=bound, detail=detail)
 
-    async def _speak(self, context: TokenIds, thinking: Thinking, sampling: Sampling) -> Completion:
+    async def heard(self, said: Coroutine[Any, Any, Completion], sampling: Sampling, length: int) -> Completion:
         """One completion, checked; every failure of the engine ends the episode."""
         try:
-            said = self.speaker.speak(context, self._messages, thinking, sampling)
             completion = await bounded(said, self.options.engine_s)
             check_completion(completion, sampling)
             return completion
+        except Halt:
+            raise
         except ContextOverflow:
-            outcome = self._full("context")
+            outcome = self._full("context", length)
         except TimeoutError as error:
             outcome = Outcome(by="engine", reason="timeout", detail=str(error))
         except Exception as error:
@@ -242,24 +328,36 @@ class EpisodeSession:
 
     def _spoke(self, completion: Completion, thinking: Thinking, started_s: float, ended_s: float) -> Message:
         """Put a completion on record, whatever becomes of parsing it: nothing that was sampled is lost."""
-        tokens, failure = completion.token_ids, None
-        try:
-            message = self.renderer.parse(tokens, thinking=thinking, tools=self._specs)
-            thought = thought_tokens(self.renderer, completion, thinking)
-        except Exception as error:
-            message, thought = Message(role="assistant"), 0
-            failure = Outcome(by="engine", reason="parse", detail=_said(error))
+        message, thought, failure = self.understood(completion, thinking, self._specs)
         self.record.sampled(message, completion, thinking_tokens=thought, started_s=started_s, ended_s=ended_s)
         self._messages.append(message)
         self._observed = len(self._messages)
-        self._turns += 1
-        self._spoken += len(tokens)
-        self._thought += thought
-        self.meter.turns += 1
-        self.meter.tokens += len(tokens)
+        self.count_turn()
+        self.count_tokens(completion, thought)
         if failure is not None:
             raise self._over(failure)
         return message
+
+    def understood(
+        self, completion: Completion, thinking: Thinking, tools: Sequence[ToolSpec]
+    ) -> tuple[Message, int, Outcome | None]:
+        """What was sampled as a message, its tokens of thought, and how the episode ends if it cannot be read."""
+        try:
+            message = self.renderer.parse(completion.token_ids, thinking=thinking, tools=tools)
+            return message, thought_tokens(self.renderer, completion, thinking), None
+        except Exception as error:
+            return Message(role="assistant"), 0, Outcome(by="engine", reason="parse", detail=_said(error))
+
+    def count_turn(self) -> None:
+        """One more; the next one has another seed."""
+        self._turns += 1
+        self.meter.turns += 1
+
+    def count_tokens(self, completion: Completion, thought: int) -> None:
+        """What a turn has taken of the episode's limits."""
+        self._spoken += len(completion.token_ids)
+        self._thought += thought
+        self.meter.tokens += len(completion.token_ids)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -274,7 +372,7 @@ class EpisodeSession:
                 results.append(tool_result(text, tool_call_id=call.id))
                 self._messages.append(results[-1])
         if self.outcome is None:
-            self.outcome = self._spent()
+            self.outcome = self.spent()
         return results
 
     async def _call(self, call: ToolCall) -> str | None:
@@ -319,40 +417,52 @@ class EpisodeSession:
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
-    def _spent(self) -> Outcome | None:
+    def spent(self) -> Outcome | None:
         """The limit that leaves no further turn, if any. Tokens are looked at when the context is known."""
-        limits = self.limits
-        if self._turns >= limits.max_turns:
+        if self._turns >= self.limits.max_turns:
             return Outcome(by="limit", reason="max_turns", detail=f"{self._turns} turns")
-        own = self.clock() - self._start - self.engine_s - self.waits.seconds
-        if own > limits.wall_s:
+        return self._late()
+
+    def _late(self) -> Outcome | None:
+        own = self._own_s()
+        if own > self.limits.wall_s:
             return Outcome(by="limit", reason="wall_s", detail=f"{own:.1f} s without the engine's and those in line")
         return None
+
+    def _own_s(self) -> float:
+        """The agent's and the tools' own seconds."""
+        engine_s = self.engine_s if self._host is None else self._host.engine_s
+        return self.clock() - self._start - engine_s - self.waits.seconds
 
     def _over(self, outcome: Outcome) -> EpisodeEnded:
         """End the episode, unless it has ended before; what to raise so that the agent hears of it."""
         self.outcome = self.outcome or outcome
+        self._ended.set()
         return EpisodeEnded(f"the episode has ended: {self.outcome.by}, {self.outcome.reason}")
 
     def conclude(self) -> Outcome:
         """Close the record after the agent's last word, and say who ended the episode."""
         self.record.end(self._messages[self._observed :], at=self.clock() - self._start)
         self._observed = len(self._messages)
+        if self._host is not None:
+            self.engine_s = self._host.engine_s
         if self.outcome is None:
             self.outcome = self._stopped()
         try:
             self.record.check()
+            if self._host is not None:
+                self._host.tree.check()
         except EngineError as error:
             self.outcome = Outcome(by="engine", reason="invariant", detail=str(error))
         return self.outcome
 
     def _stopped(self) -> Outcome:
-        last = next((node for node in reversed(self.record.nodes) if node.sampled), None)
+        last = next((node for node in reversed(self.nodes) if node.sampled), None)
         if last is None:
             return Outcome(by="agent", reason="error", detail="the agent took no turn")
-        if last.finish_reason == "length":
-            return self._full(self._bound)
-        return Outcome(by="policy", reason="stopped")
+        if last.finish_reason == "length" and self._bound != ASKED:
+            return self._full(self._bound, len(self.record))
+        return Outcome(by="policy", reason="stopped" if self._host is None else "exited")
 
 
 def _said(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,8 @@ from askesis.types import (
     Engine,
     EngineError,
     Message,
+    OnTokens,
+    Piece,
     Policy,
     Renderer,
     Sampling,
@@ -52,6 +54,19 @@ class Speaker(Protocol):
         """The next turn, given the context as tokens [n] and as messages."""
         ...
 
+    async def say(
+        self,
+        tokens: TokenIds,
+        messages: Sequence[Message],
+        thinking: Thinking,
+        sampling: Sampling,
+        *,
+        branch: int,
+        on_tokens: OnTokens,
+    ) -> Completion:
+        """As `speak`, on a branch of the episode by its number, heard while it is sampled."""
+        ...
+
     def close(self) -> None:
         """The episode is over."""
         ...
@@ -81,6 +96,7 @@ class EngineSpeakers:
 class _EngineSpeaker:
     engine: Engine
     session: str
+    branches: set[str] = field(default_factory=set)
 
     @property
     def context_length(self) -> int:
@@ -91,8 +107,23 @@ class _EngineSpeaker:
     ) -> Completion:
         return await self.engine.generate(tokens, sampling, session=self.session)
 
+    async def say(
+        self,
+        tokens: TokenIds,
+        messages: Sequence[Message],
+        thinking: Thinking,
+        sampling: Sampling,
+        *,
+        branch: int,
+        on_tokens: OnTokens,
+    ) -> Completion:
+        session = f"{self.session}/{branch}" if branch else self.session
+        self.branches.add(session)
+        return await self.engine.generate(tokens, sampling, session=session, on_tokens=on_tokens)
+
     def close(self) -> None:
-        self.engine.release(self.session)
+        for session in {self.session, *self.branches}:
+            self.engine.release(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +166,27 @@ class _PolicySpeaker:
             finish_reason="stop" if len(kept) == len(said) else "length",
             policy_versions=np.full(len(kept), NO_VERSION, dtype=np.int32),
         )
+
+    async def say(
+        self,
+        tokens: TokenIds,
+        messages: Sequence[Message],
+        thinking: Thinking,
+        sampling: Sampling,
+        *,
+        branch: int,
+        on_tokens: OnTokens,
+    ) -> Completion:
+        done = await self.speak(tokens, messages, thinking, sampling)
+        on_tokens(
+            Piece(
+                token_ids=done.token_ids,
+                logprobs=done.logprobs,
+                forced=done.forced,
+                policy_versions=done.policy_versions,
+            )
+        )
+        return done
 
     def close(self) -> None:
         """Nothing is held."""

@@ -357,8 +357,8 @@ class _Answering:
         turns = gateway._open(asked, host)
         wake = asyncio.Event()
         replies = [
-            Reply(asked, gateway.served.renderer, index=i, wake=wake.set if asked.stream else None)
-            for i in range(len(turns))
+            Reply(asked, gateway.served.renderer, turn.thinking, index=i, wake=wake.set if asked.stream else None)
+            for i, turn in enumerate(turns)
         ]
         tasks = [gateway._speak(turn, reply, use) for turn, reply in zip(turns, replies, strict=True)]
         gone = asyncio.create_task(_gone(receive), name="askesis-serve-client")

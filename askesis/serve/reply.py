@@ -12,7 +12,7 @@ import numpy as np
 from askesis.chat.calls import CLOSE, OPEN
 from askesis.rollout import Answer, complaint
 from askesis.serve.asked import Asked
-from askesis.types import Message, ParseFailure, Piece, Reasoning, Renderer, Text, ToolCall, assistant
+from askesis.types import Message, ParseFailure, Piece, Reasoning, Renderer, Text, Thinking, ToolCall, assistant
 from askesis.types.protocols import Delta
 
 Shown = Reasoning | Text | ToolCall
@@ -31,11 +31,17 @@ class Reply:
     """One choice; the `rollout.Listener` of its turn.
 
     Tokens are only read when somebody wants to know (`drain`, the end), unless a stop text has to be looked for.
-    wake: called when there is more to drain.
+    thinking: the mode in which it is spoken. wake: called when there is more to drain.
     """
 
     def __init__(
-        self, asked: Asked, renderer: Renderer, *, index: int = 0, wake: Callable[[], None] | None = None
+        self,
+        asked: Asked,
+        renderer: Renderer,
+        thinking: Thinking,
+        *,
+        index: int = 0,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.index = index
         self.reasoning, self.text = "", ""
@@ -44,7 +50,7 @@ class Reply:
         self.stop: str | None = None  # the stop text that ended it
         self.count = 0  # tokens heard
         self._asked, self._renderer, self._wake = asked, renderer, wake
-        self._stream = renderer.stream(thinking=asked.thinking, tools=asked.tools)
+        self._stream = renderer.stream(thinking=thinking, tools=asked.tools)
         self._unread: list[np.ndarray[Any, Any]] = []
         self._deltas: list[Shown] = []
         self._held = ""  # text that may be the beginning of a stop text

@@ -271,6 +271,33 @@ class Session(Protocol):
         """Whether a tool, the environment or a limit has ended the episode."""
         ...
 
+    @property
+    def sandbox(self) -> Sandbox:
+        """The environment's, with the working tree. Raises `ConfigError` where it has none to give."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where a program in the sandbox speaks as this episode's agent, through `door`: OpenAI's and Anthropic's
+        protocols below it (`/v1/...`). Raises `ConfigError` where nobody answers there."""
+        ...
+
+    @property
+    def door(self) -> Door:
+        """What leads from the sandbox to `url`. Raises `ConfigError` where nobody answers there."""
+        ...
+
+    async def over(self) -> None:
+        """Returns when the episode has ended; keeps watch over its time meanwhile."""
+        ...
+
+    def end(self, outcome: Outcome | None, *, log: str = "") -> None:
+        """End the episode, unless it has ended before. None: the agent has stopped, and its last turn says how.
+
+        log: what a program of the agent's wrote, kept in the trace.
+        """
+        ...
+
     def add(self, *messages: Message) -> None:
         """Append messages that were not sampled; they become tokens at the next turn."""
         ...

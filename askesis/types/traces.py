@@ -142,7 +142,8 @@ class Trace:
     """An episode as a tree of nodes. Each branch, root to leaf, is a sequence that the model saw.
 
     harness: name and version of the agent. seed: what made the episode reproducible.
-    temperature: at which it was sampled; log-probabilities are of the distribution scaled by it.
+    temperature: at which it was sampled; log-probabilities are of the distribution scaled by it. log: what an agent's
+    own program wrote, where it is one.
     """
 
     id: str
@@ -158,6 +159,7 @@ class Trace:
     attempt: int = 0
     temperature: float = 1.0
     group: str = ""
+    log: str = ""
     schema: int = 1
 
     @property

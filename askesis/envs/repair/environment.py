@@ -10,12 +10,13 @@ import ast
 import asyncio
 import json
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from askesis.envs.repair import programs
-from askesis.envs.repair.guest import HIDDEN_CALLS, VISIBLE_TESTS, plain
+from askesis.envs.repair.guest import HIDDEN_CALLS, VISIBLE_TESTS, plain, runnable_tests
 from askesis.envs.repair.policies import Demonstrator, Guesser, Habits, Oracle
 from askesis.sandbox import SandboxPool
 from askesis.types import (
@@ -40,7 +41,8 @@ from askesis.types import (
     nearest,
 )
 
-FILE = "solution.py"
+FILE, TESTS = "solution.py", "run_tests.py"
+_SUBMITS = ("submitted", "exited")
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 SPECS = {
     "run_tests": ToolSpec(name="run_tests", description="Run the tests.", parameters=_NOTHING),
@@ -154,7 +156,10 @@ class Repair:
 
     functions: how many functions a module has, drawn evenly out of these. faults: weights of one, two, three faults.
     kinds: fault kinds in use (`programs.FAULTS`). max_turns: assistant messages an episode may take.
-    max_turn_tokens: of one message. workers: warm sandbox workers. Raises `ConfigError` for senseless values.
+    max_turn_tokens: of one message. workers: warm sandbox workers; an agent that is a program holds one while it runs.
+    runnable: put `run_tests.py` into the working tree, for such an agent; its exit submits the file. mounts: folders
+    that it may read, its packages say; `{prefix}` in them is the virtual environment that Askesis runs in.
+    Raises `ConfigError` for senseless values.
     """
 
     name = "repair"
@@ -168,6 +173,8 @@ class Repair:
         max_turns: int = 12,
         max_turn_tokens: int = 96,
         workers: int = 8,
+        runnable: bool = False,
+        mounts: Sequence[str] = (),
     ) -> None:
         for kind in kinds:
             if kind not in programs.FAULTS:
@@ -181,7 +188,8 @@ class Repair:
             raise ConfigError(f"repair: faults={list(faults)}: expected one to three weights, none negative, not all 0")
         self._functions, self._faults, self._kinds = tuple(functions), tuple(faults), tuple(kinds)
         self._limits = Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens)
-        self._workers = workers
+        self._workers, self._runnable = workers, runnable
+        self._mounts = [mount.replace("{prefix}", sys.prefix) for mount in mounts]
         self._pool: SandboxPool | None = None
         self._starting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -238,6 +246,7 @@ class Repair:
                     limits=RUN_LIMITS,
                     preload=("io", "json"),
                     programs=(VISIBLE_TESTS, HIDDEN_CALLS),
+                    mounts=self._mounts,
                 )
                 self._pool = await pool.__aenter__()
         return await self._pool.acquire()
@@ -256,6 +265,8 @@ class Repair:
         state = RepairState(await self._sandbox())
         try:
             await state.sandbox.write(FILE, content)
+            if self._runnable:
+                await state.sandbox.write(TESTS, runnable_tests(json.dumps(task.data["visible"])).encode())
         except BaseException:
             await state.close()
             raise
@@ -267,19 +278,23 @@ class Repair:
         return (_RunTests(task, state), _View(state), _Replace(state), _Submit())
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
-        """`success` 1 or 0 by the hidden tests, and metrics of weight 0. Only a submission is paid."""
+        """`success` 1 or 0 by the hidden tests, and metrics of weight 0. Only a submission is paid.
+
+        A program submits by its exit; which edits it made on the way nobody has seen, so they are no metric then.
+        """
         state = _repair_state(state)
         try:
             submission = await state.sandbox.read(FILE)
         except OSError:  # gone, or a folder now, or a link out of the tree: nothing was submitted
             submission = b""
         await state.close()
-        solved = trace.outcome.reason == "submitted" and await self._passes(trace.task, submission)
+        solved = trace.outcome.reason in _SUBMITS and await self._passes(trace.task, submission)
         rewards = [
             Reward(name="success", value=float(solved)),
-            Reward(name="edits", value=float(state.edits), weight=0.0),
             Reward(name="faults", value=float(len(trace.task.data["faults"])), weight=0.0),
         ]
+        if trace.outcome.reason != "exited":
+            rewards.insert(1, Reward(name="edits", value=float(state.edits), weight=0.0))
         if state.first_edit is not None:
             cured = _cures_one(trace.task, *state.first_edit)
             rewards.append(Reward(name="first_edit", value=float(cured), weight=0.0))

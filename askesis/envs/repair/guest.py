@@ -99,6 +99,11 @@ main()
 """
 
 
+def runnable_tests(cases: str) -> str:
+    """The visible tests as a program that needs nothing else. cases: JSON."""
+    return f"import io, sys\nsys.stdin = io.StringIO({cases!r})\n{VISIBLE_TESTS}"
+
+
 def plain(value: object) -> list[object]:
     """A value as the hidden calls print it: type-tagged plain data, so that `True` is not `1` and no `__eq__` runs."""
     if isinstance(value, bool) or value is None:
