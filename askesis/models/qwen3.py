@@ -58,8 +58,10 @@ class Rotary(nn.Module):
         inverse, scale = _frequencies(self.config)
         angles = torch.outer(torch.arange(size, dtype=torch.float64), inverse)
         angles = torch.cat((angles, angles), dim=-1)
-        self.cos = (angles.cos() * scale).to(device=like.device, dtype=like.dtype)
-        self.sin = (angles.sin() * scale).to(device=like.device, dtype=like.dtype)
+        sin = (angles.sin() * scale).to(device=like.device, dtype=like.dtype)
+        cos = (angles.cos() * scale).to(device=like.device, dtype=like.dtype)
+        self.sin = sin
+        self.cos = cos  # last: threads that ask at the same time look at it
 
 
 def _frequencies(config: ModelConfig) -> tuple[Tensor, float]:

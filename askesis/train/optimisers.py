@@ -124,6 +124,8 @@ class Optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
             optimiser.step()
+            for group in optimiser.param_groups:  # the fused AdamW leaves no sign that parameters have changed
+                torch.autograd.graph.increment_version(group["params"])
         self.clear()
         return factor
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from askesis.models import CausalLM, Experts, expert_counts, load_balancing_loss, router_logits
-from askesis.train.batches import Minibatch, Part
+from askesis.train.batches import Minibatch, Padded
 
 T = TypeVar("T")
-Spread = Callable[[Callable[[Part], T], Sequence[Part]], Iterable[T]]
+Spread = Callable[[Callable[[Padded], T], Sequence[Padded]], Iterable[T]]
 """How the parts are worked on: `map`, or as many at a time as there are threads; results in the order of the parts."""
 
 
@@ -33,19 +33,19 @@ class Balance:
         """Whether there is anything to do."""
         return self._top_k > 0
 
-    def counts(self, batch: Minibatch, spread: Spread[Tensor]) -> Tensor | None:
+    def counts(self, batch: Minibatch[Padded], spread: Spread[Tensor]) -> Tensor | None:
         """How often the minibatch chooses each expert [layers, experts]; None where a part will see for itself."""
         if not self.wanted or len(batch.parts) == 1:
             return None
         return torch.stack([*spread(self._count, batch.parts)]).sum(0)
 
-    def _count(self, part: Part) -> Tensor:
+    def _count(self, part: Padded) -> Tensor:
         with torch.no_grad(), router_logits() as scores:
             self._model(part.tokens)
         return expert_counts([layer[part.real] for layer in scores], self._top_k)
 
     def loss(
-        self, scores: Sequence[Tensor], part: Part, batch: Minibatch, counts: Tensor | None
+        self, scores: Sequence[Tensor], part: Padded, batch: Minibatch[Padded], counts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The part's share of the minibatch's loss, weighed, and as a figure: over all parts, 1 where all is even."""
         real = [layer[part.real] for layer in scores]

@@ -7,27 +7,34 @@ untruncated distribution, as the engine's are.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from askesis.models import CausalLM, router_logits
-from askesis.train.batches import Minibatch, Part, deal, minibatch
+from askesis.models import CausalLM, Qwen3, router_logits
+from askesis.models.native_code import no_compiler
+from askesis.train.batches import Minibatch, Padded, Part, Planted, deal, grove, minibatch
 from askesis.train.losses import Loss, LossInputs, LossOutput
+from askesis.train.native import NativeModel, why_not
 from askesis.train.optimisers import Optimisers
 from askesis.train.routers import Balance
-from askesis.types import CheckpointError, Floats, Sample
+from askesis.types import AskesisError, CheckpointError, Floats, Sample
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Part)
+Backend = Literal["auto", "native", "torch"]
 _STATE = "trainer.pt"
+_Found = tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]
+"""Of a part: gradients, the loss, log-probabilities, the part, and how even a mixture's experts are."""
 _REPLICAS = 2**28  # bytes of gradients that threads of their own may hold together
 
 
@@ -40,6 +47,8 @@ class Trainer:
     frozen model whose log-probabilities the loss gets.
     threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
+    backend: `auto` takes the C++ one where it can (dense, float32, on a CPU, a compiler), else torch. The C++ one
+    computes what sequences begin with in common once.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Trainer:
         router_aux: float = 0.0,
         teacher: CausalLM | None = None,
         threads: int = 1,
+        backend: Backend = "auto",
         seed: int = 0,
     ) -> None:
         self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
@@ -67,6 +77,15 @@ class Trainer:
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
         self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
+        self._native = _native(model, backend)
+        self._native_teacher: NativeModel | None = None
+        if self._native is not None and teacher is not None and why_not(teacher) is None:
+            self._native_teacher = NativeModel(cast(Qwen3, teacher))
+
+    @property
+    def backend(self) -> str:
+        """What computes gradients: "native" or "torch"."""
+        return "torch" if self._native is None else "native"
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -82,7 +101,7 @@ class Trainer:
         gaps: list[float] = []
         learned = tokens = 0
         for hand in deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps):
-            batch = minibatch(hand, self._batch_tokens, self._device, threads=self._threads)
+            batch = self._parts(hand)
             if not batch.tokens:
                 continue
             for name, value in self._gradient(batch, None if learned else gaps).items():
@@ -104,13 +123,29 @@ class Trainer:
             means["router_balance"] = figures.pop("router_balance") / learned
         return means | {name: value / tokens for name, value in figures.items()} | {"logprob_gap": max(gaps)} | counts
 
-    def _gradient(self, batch: Minibatch, gaps: list[float] | None) -> Mapping[str, float]:
+    def _parts(self, samples: Sequence[Sample]) -> Minibatch[Part]:
+        if self._native is None:
+            return minibatch(samples, self._batch_tokens, self._device, threads=self._threads)
+        batch = grove(samples, self._batch_tokens, threads=self._threads)
+        length = max((int(part.forest.positions.max()) + 1 for part in batch.parts), default=0)
+        for model in (self._native, self._native_teacher):
+            if model is not None:
+                model.refresh(length)
+        return batch
+
+    def _gradient(self, batch: Minibatch[Part], gaps: list[float] | None) -> Mapping[str, float]:
         """Put the minibatch's gradient into the parameters; sums over its tokens come back."""
         sums: defaultdict[str, float] = defaultdict(float)
         total: list[Tensor] = []
-        counts = self._balance.counts(batch, self._side_by_side)
-        work = functools.partial(self._part_gradient, batch, counts)
-        for gradients, output, current, part, balance in self._side_by_side(work, batch.parts):
+        if self._native is None:
+            padded = cast(Minibatch[Padded], batch)
+            counts = self._balance.counts(padded, self._side_by_side)
+            found = self._side_by_side(functools.partial(self._part_gradient, padded, counts), padded.parts)
+        else:
+            planted = cast(Minibatch[Planted], batch)
+            work = functools.partial(self._native_gradient, self._native, planted)
+            found = self._side_by_side(work, planted.parts)
+        for gradients, output, current, part, balance in found:
             if total:  # in the order of the parts, whoever was done first: the same bits every time
                 torch._foreach_add_(total, gradients)
             else:
@@ -123,20 +158,37 @@ class Trainer:
                 sums["router_balance"] += float(balance)
             if gaps is not None:
                 gaps.append(float((current - part.sampler).abs().max()))
+        if self._native is not None:
+            total = self._native.unpack(total[0], self._parameters)
         for parameter, gradient in zip(self._parameters, total, strict=True):
             parameter.grad = gradient
         return sums
 
-    def _part_gradient(
-        self, batch: Minibatch, counts: Tensor | None, part: Part
-    ) -> tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]:
+    def _part_gradient(self, batch: Minibatch[Padded], counts: Tensor | None, part: Padded) -> _Found:
         with router_logits() as scores:
             current = token_logprobs(self.model, part)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = token_logprobs(self.teacher, part)
-        output = self.loss(
+        output = self._loss(batch, part, current, teacher)
+        loss, balance = output.loss, None
+        if self._balance.wanted:
+            auxiliary, balance = self._balance.loss(scores, part, batch, counts)
+            loss = loss + auxiliary
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        return list(gradients), output, current.detach(), part, balance
+
+    def _native_gradient(self, native: NativeModel, batch: Minibatch[Planted], part: Planted) -> _Found:
+        teacher = None if self._native_teacher is None else self._native_teacher.logprobs(part)
+        with native.taped(part) as taped:
+            current = taped.logprobs.clone().requires_grad_()
+            output = self._loss(batch, part, current, teacher)
+            (slopes,) = torch.autograd.grad(output.loss, [current], materialize_grads=True)
+            return [taped.gradient(slopes)], output, current.detach(), part, None
+
+    def _loss(self, batch: Minibatch[Any], part: Part, current: Tensor, teacher: Tensor | None) -> LossOutput:
+        return self.loss(
             LossInputs(
                 current=current,
                 proximal=part.sampler,
@@ -149,12 +201,6 @@ class Trainer:
                 horizon=self._horizon,
             )
         )
-        loss, balance = output.loss, None
-        if self._balance.wanted:
-            auxiliary, balance = self._balance.loss(scores, part, batch, counts)
-            loss = loss + auxiliary
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        return list(gradients), output, current.detach(), part, balance
 
     def _clip(self) -> float:
         """Scale the gradient down to the bound if it is longer; its norm before."""
@@ -164,7 +210,7 @@ class Trainer:
             torch._foreach_mul_(gradients, self._grad_clip / norm)
         return norm
 
-    def _side_by_side(self, work: Callable[[Part], T], parts: Sequence[Part]) -> Iterable[T]:
+    def _side_by_side(self, work: Callable[[P], T], parts: Sequence[P]) -> Iterable[T]:
         return map(work, parts) if self._pool is None else self._pool.map(work, parts)
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -173,17 +219,18 @@ class Trainer:
         """What the weights say now of each sample's tokens [n]; 0 where a token carries no loss."""
 
         def look(part: Part) -> tuple[Part, Tensor]:
+            if isinstance(part, Planted):
+                assert self._native is not None
+                return part, self._native.logprobs(part)
             with torch.no_grad():
-                return part, token_logprobs(self.model, part)
+                return part, token_logprobs(self.model, cast(Padded, part))
 
         found = [np.zeros(len(sample), dtype=np.float32) for sample in samples]
-        batch = minibatch(samples, self._batch_tokens, self._device)
-        for part, values in self._side_by_side(look, batch.parts):
-            rows, columns = np.divmod(part.index.cpu().numpy(), part.tokens.shape[1])
+        for part, values in self._side_by_side(look, self._parts(samples).parts):
             numbers = values.float().cpu().numpy()
-            for row, place in enumerate(part.samples):
-                here = rows == row
-                found[place][columns[here] + 1] = numbers[here]
+            for place in np.unique(part.samples):
+                here = part.samples == place
+                found[place][part.positions[here]] = numbers[here]
         return found
 
     # -- going on ----------------------------------------------------------------------------------------------------
@@ -210,13 +257,35 @@ class Trainer:
             ) from error
 
 
-def token_logprobs(model: CausalLM, part: Part) -> Tensor:
+def token_logprobs(model: CausalLM, part: Padded) -> Tensor:
     """Log-probabilities [n] float32 of the part's targets, at the temperature they were sampled at."""
     hidden = model(part.tokens).flatten(0, 1)[part.index]
     scores = model.logits(hidden).float()
     if bool((part.temperature != 1.0).any()):
         scores = scores / part.temperature[:, None].clamp(min=1e-6)
     return -F.cross_entropy(scores, part.targets, reduction="none")
+
+
+def _native(model: CausalLM, wanted: Backend) -> NativeModel | None:
+    """The C++ gradients of `model`, if they are wanted and can be had; says so once where they fail."""
+    if wanted not in get_args(Backend):
+        raise AskesisError(f"trainer: backend={wanted!r}, expected one of {', '.join(get_args(Backend))}")
+    if wanted == "torch":
+        return None
+    reason = why_not(model)
+    if wanted == "native" and reason is not None:
+        raise AskesisError(f"trainer: backend 'native' cannot be used: {reason}")
+    if reason is not None:
+        if reason == no_compiler():
+            logging.getLogger(__name__).warning("trainer: several times slower than it could be: %s", reason)
+        return None
+    try:
+        return NativeModel(cast(Qwen3, model))
+    except AskesisError as error:
+        if wanted == "native":
+            raise
+        logging.getLogger(__name__).warning("trainer: falls back to torch, which is slower: %s", error)
+        return None
 
 
 def _one_core() -> None:

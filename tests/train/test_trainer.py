@@ -14,11 +14,19 @@ from askesis.inference import EmbeddedEngine
 from askesis.train import POLICY_LOSSES, Optimisers, Trainer, deal, minibatch, supervised
 from askesis.types import CheckpointError, Sample, Sampling, ids
 
+BACKEND = ["auto"]
 DAPO = functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.0)
 
 
 def trainer(model, *, loss=supervised, kind="adamw", lr=1e-2, **settings):
-    return Trainer(model, loss=loss, optimisers=Optimisers(model, kind=kind, lr=lr, muon_lr=lr), **settings)
+    optimisers = Optimisers(model, kind=kind, lr=lr, muon_lr=lr)
+    return Trainer(model, loss=loss, optimisers=optimisers, **({"backend": BACKEND[0]} | settings))
+
+
+@pytest.fixture(params=["auto", "torch"], autouse=True, scope="module")
+def _backend(request):
+    """Every test once with the C++ gradients, where the model has them, and once without."""
+    BACKEND[:] = [request.param]
 
 
 def some_samples(seed=0, groups=3, size=3, longest=40, **changes):
@@ -112,9 +120,11 @@ def test_every_token_that_carries_loss_is_in_one_part_once(seed, batch_tokens):
     for part in batch.parts:
         assert part.tokens.numel() <= batch_tokens or part.tokens.shape[0] == 1
         rows, columns = np.divmod(part.index.numpy(), part.tokens.shape[1])
-        for row, column, target in zip(rows, columns, part.targets.tolist(), strict=True):
-            found[part.samples[row]].append(int(column) + 1)
-            assert samples[part.samples[row]].token_ids[column + 1] == target
+        assert (part.positions == columns + 1).all()
+        for row, place, position, target in zip(rows, part.samples, part.positions, part.targets.tolist(), strict=True):
+            found[place].append(int(position))
+            assert samples[place].token_ids[position] == target
+            assert (part.tokens[row, :position].numpy() == samples[place].token_ids[:position]).all()
     for place, positions in found.items():
         assert sorted(positions) == np.flatnonzero(samples[place].mask).tolist()
     assert batch.tokens == sum(int(one.mask.sum()) for one in samples)
