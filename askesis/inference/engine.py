@@ -21,13 +21,14 @@ import torch
 
 from askesis.inference.batch import Array, Backend, Batch, Draw
 from askesis.inference.eager import EagerBackend
-from askesis.inference.native import NativeBackend, no_compiler, why_not
+from askesis.inference.native import NativeBackend, why_not
 from askesis.inference.rows import Rows
 from askesis.inference.sampling import check, uniform
 from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.thinking import Budgets
 from askesis.models import Qwen3
 from askesis.models import fingerprint as weights_fingerprint
+from askesis.models.native_code import no_compiler
 from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Piece, Sampling, TokenIds, ids
 from askesis.types.tokens import FinishReason
 

@@ -25,63 +25,16 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "vectors.h"
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;         // floats a vector; the compiler splits it where registers are narrower
 constexpr int MOST_VECTORS = 4;   // of columns in one block
 constexpr int SUM_BLOCK = 32;     // vocabulary entries summed in float before double takes over
-#if defined(__AVX512F__)
-constexpr int ACCUMULATORS = 24;  // of the 32 vector registers
-#else
-constexpr int ACCUMULATORS = 8;
-#endif
-
-typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(64), may_alias));
-typedef int32_t IntVec __attribute__((vector_size(LANES * sizeof(float)), aligned(64), may_alias));
-
-inline Vec all(float x) { return x - Vec{}; }
-
-// Both keep what is not a number in `a`, so that a broken weight shows in the log-probabilities
-inline Vec maximum(Vec a, Vec b) { return b > a ? b : a; }
-
-inline Vec minimum(Vec a, Vec b) { return b < a ? b : a; }
-
-// exp to about 1e-7, for |x| < 87 (clamped): x = n ln 2 + r, a polynomial for e^r (Taylor to r^7, |r| < 0.35), 2^n from bits
-__attribute__((always_inline)) inline Vec exponential(Vec x) {
-  x = minimum(maximum(x, all(-87.0f)), all(87.0f));
-  const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec shifted = x * all(1.44269504f) + shift;
-  const Vec n = shifted - shift;
-  const Vec r = (x - n * all(0.693359375f)) + n * all(2.12194440e-4f);
-  Vec p = all(1.0f / 5040.0f);
-  p = p * r + all(1.0f / 720.0f);
-  p = p * r + all(1.0f / 120.0f);
-  p = p * r + all(1.0f / 24.0f);
-  p = p * r + all(1.0f / 6.0f);
-  p = p * r + all(0.5f);
-  p = p * r + all(1.0f);
-  p = p * r + all(1.0f);
-  union { Vec f; IntVec i; } bits;
-  bits.f = shifted;
-  bits.i = (bits.i - 0x4B400000 + 127) << 23;
-  return p * bits.f;
-}
-
-inline float sum(Vec v) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += v[i];
-  return total;
-}
-
-inline float largest(Vec v) {
-  float top = v[0];
-  for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
-  return top;
-}
 
 // y[n][c] = (add ? y[n][c] : 0) + sum over k of w[n][k] x[k][c], for R rows n and all C vectors of columns. The rows after
 // them are fetched meanwhile: so many rows at once are more than the processor foresees
@@ -125,8 +78,6 @@ void multiply(const float* w, const Vec* x, Vec* y, int outer, int inner) {
 inline Vec pair_product(Vec sum, IntVec a, IntVec b) {
   return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
-
-inline IntVec all_int(int32_t x) { return x - IntVec{}; }
 
 // Lane by lane, `even` and `odd` as a pair
 inline IntVec pair(Vec even, Vec odd) {

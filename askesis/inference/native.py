@@ -9,11 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,11 +20,12 @@ from askesis.inference.batch import Array, Batch
 from askesis.inference.memory import lazy_zeros
 from askesis.inference.sampling import draw
 from askesis.models import Qwen3
+from askesis.models.native_code import compiler, no_compiler
+from askesis.models.native_code import library as compiled
 from askesis.models.qwen3 import Rotary
-from askesis.types import EngineError
+from askesis.types import AskesisError, EngineError
 
 _SOURCE = Path(__file__).with_name("native.cpp")
-_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-pthread", "-w")
 _LANES = 16
 _PANEL = 8  # rows of a packed matrix that lie together
 _POINTER = ctypes.c_void_p
@@ -95,42 +91,13 @@ def why_not(model: Qwen3, dtype: torch.dtype | None = None) -> str | None:
     return no_compiler()
 
 
-def no_compiler() -> str | None:
-    """What to say where there is no C++ compiler; None if there is one."""
-    if shutil.which(_compiler()) is None:
-        return f"there is no C++ compiler {_compiler()!r} (Debian, Ubuntu: apt-get install g++)"
-    return None
-
-
-def _compiler() -> str:
-    return os.environ.get("CXX", "g++")
-
-
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The compiled source, from a cache that knows the source, the compiler and the processor. Takes seconds once."""
-    compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    features = [line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name"))]
-    known = "\n".join([_SOURCE.read_text(), version, *_FLAGS, *features])
-    name = f"engine-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "askesis"
+    """The compiled source."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"askesis-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / name
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / name
-            command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode:
-                raise EngineError(f"cannot compile the engine: {' '.join(command)}\n{result.stderr[-2000:]}")
-            made.replace(target)
-    library = ctypes.CDLL(str(target))
+        library = compiled(_SOURCE, "engine")
+    except AskesisError as error:
+        raise EngineError(str(error)) from error
     library.engine_new.restype = _POINTER
     library.engine_new.argtypes = [_POINTER, _POINTER, ctypes.c_int32]
     library.engine_free.argtypes = [_POINTER]
@@ -169,7 +136,7 @@ class NativeBackend:
         self._library = _library()
         self._half = dtype == torch.bfloat16
         if self._half and not self._library.engine_knows_half():
-            raise EngineError(f"the compiler {_compiler()!r} does not know this processor's bfloat16")
+            raise EngineError(f"the compiler {compiler()!r} does not know this processor's bfloat16")
         config = model.config
         padded = -(-config.head_dim // _LANES) * _LANES
         block = config.num_hidden_layers * config.num_key_value_heads * (config.head_dim + padded) * _LANES
