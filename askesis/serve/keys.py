@@ -59,7 +59,7 @@ def read_key_file(path: Path) -> list[Key]:
     try:
         return read_keys(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise ConfigError(f"cannot read the keys in {path}: {error}") from error
+        raise ConfigError(f"cannot read the keys in {path}: {error.strerror}") from error
 
 
 @dataclass(slots=True)
