@@ -69,21 +69,29 @@ struct Right {  // B[k][n]: at[n / PANEL * panel + k * lead + n % PANEL]
   int64_t lead, panel = PANEL;
 };
 
+// The loops over a tile are unrolled by name, so that its sums live in registers from the start
 template <int R, int C, bool TURNED, bool ADD>
 inline void tile(const float* a, int64_t al, const float* b, int64_t bl, float* c, int64_t cl, int inner) {
   Vec acc[R][C];
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
     for (int j = 0; j < C; j++) acc[i][j] = ADD ? *(const Vec*)(c + i * cl + j * LANES) : Vec{};
   for (int k = 0; k < inner; k++) {
     Vec in[C];
+#pragma GCC unroll 4
     for (int j = 0; j < C; j++) in[j] = *(const Vec*)(b + j * LANES);
     b += bl;
+#pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       const Vec factor = all(TURNED ? a[k * al + i] : a[i * al + k]);
+#pragma GCC unroll 4
       for (int j = 0; j < C; j++) acc[i][j] += factor * in[j];
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
     for (int j = 0; j < C; j++) *(Vec*)(c + i * cl + j * LANES) = acc[i][j];
 }
 
