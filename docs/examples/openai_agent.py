@@ -1,6 +1,6 @@
 """An agent on the official `openai` SDK that repairs `solution.py` in the folder where it is started.
 
-It knows nothing of Askesis: the task comes on standard input, the endpoint by OPENAI_BASE_URL, and its tools are its own.
+It knows nothing of Askesis: the task comes on standard input, the endpoint by OPENAI_BASE_URL; its tools are its own.
 """
 
 import json
