@@ -115,8 +115,10 @@ class EpisodeTurn:
     async def speak(self, listener: Listener | None = None) -> Answer:
         """Sample the answer and put it on record. Cancelled or failed, what was sampled so far is recorded.
 
-        Raises `EpisodeEnded` where the engine's failure has ended the episode.
+        Raises `HostClosed` where the engine's failure has ended the episode.
         """
+        from askesis.rollout.session import EpisodeEnded
+
         host, session, task = self._host, self._host.session, asyncio.current_task()
         assert task is not None
         heard, begun, branch = Heard(listener), session.clock(), host.branch(self._place.anchor)
@@ -132,6 +134,9 @@ class EpisodeTurn:
                     finish = completion.finish_reason
                 except Halt:
                     completion, finish = heard.completion(), "halted"
+                except EpisodeEnded as error:
+                    finish = "failed"
+                    raise HostClosed(str(error)) from error
                 except Exception:
                     finish = "failed"
                     raise

@@ -339,6 +339,8 @@ class _Answering:
             await self._fail(exchange, Fault(504, message, code="timeout"))
         except Fault as fault:
             await self._fail(exchange, fault)
+        except HostClosed as error:  # the session has ended while it was being answered
+            await self._fail(exchange, Fault(409, str(error), code="session_closed"))
         except AskesisError as error:
             _log.error("%s: %s", self._path, error)
             await self._fail(exchange, Fault(500, f"the answer failed: {error}", code="internal_error"))
