@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -611,7 +612,11 @@ class Threaded : public Engine {
     const int share = (int)std::max<int64_t>(1, std::min<int64_t>(workers_.size(), (total + LANES - 1) / LANES));
     for (auto& spans : shares_) spans.clear();
     std::vector<int64_t> load(share, 0);
-    for (int i = 0; i < batch.spans; i++) {
+    // the longest first, so that the short ones can even out what is left
+    order_.resize(batch.spans);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) { return batch.counts[a] > batch.counts[b]; });
+    for (int i : order_) {
       int least = 0;
       for (int t = 1; t < share; t++)
         if (load[t] < load[least]) least = t;
@@ -664,6 +669,7 @@ class Threaded : public Engine {
   std::vector<Layer> layers_;
   std::vector<Worker<HALF>> workers_;
   std::vector<std::vector<int>> shares_;
+  std::vector<int> order_;
   std::vector<int64_t> offsets_;
   std::vector<std::thread> threads_;
   const Batch* batch_ = nullptr;
