@@ -21,7 +21,7 @@ from askesis.loop.recipe import EvalSettings
 from askesis.loop.results import Evaluation
 from askesis.loop.threads import physical_cores
 from askesis.rollout import Costs, EngineSpeakers, EpisodeSpec, PolicySpeakers, Progress, Speakers, TraceSink
-from askesis.types import ConfigError, Env, Policy, Renderer, Thinking
+from askesis.types import Agent, ConfigError, Env, Policy, Renderer, Thinking
 
 Which = bool | Thinking | Literal["both"]
 _SEED = EvalSettings().seed
@@ -39,7 +39,7 @@ def evaluate(
     keep_efforts: bool = False,
     temperature: float = 1.0,
     seed: int = _SEED,
-    agent: str = "solo@1",
+    agent: str | Agent = "solo@1",
     env_options: Mapping[str, Any] | None = None,
     context_length: int = 1024,
     slots: int = 64,
@@ -54,8 +54,8 @@ def evaluate(
     environment, which stays open. thinking: one mode or `both`; budget: most tokens a turn may think. budgets: several
     of them (None: no bound); the tasks are played at each, and at what `low`, `medium` and `high` effort then mean.
     keep_efforts: write what efforts mean beside the checkpoint. efforts: play at these, by what was written there.
-    temperature 0 is greedy. threads: of torch; None takes the physical cores. store: keeps the traces. display: show
-    how far it is.
+    agent: a name, or what `askesis.agents.load_agent` gave. temperature 0 is greedy. threads: of torch; None takes the
+    physical cores. store: keeps the traces. display: show how far it is.
 
     Raises `CheckpointError`, `ConfigError`, `EnvError`.
     """
@@ -73,7 +73,7 @@ def evaluate(
         """What the efforts of a sweep of budgets mean."""
         if budgets is None or len(modes) < 2:
             return asked
-        found.append(effort_table(evaluation, agent=agent))
+        found.append(effort_table(evaluation, agent=agent if isinstance(agent, str) else agent.name))
         return named_efforts(found[-1])
 
     longest = bundle.config.context_length
@@ -105,7 +105,10 @@ def evaluate(
 
     evaluation = run_async(sit)
     if keep_efforts:
-        save_effort(found[-1] if found else effort_table(evaluation, agent=agent), bundle.path)
+        save_effort(
+            found[-1] if found else effort_table(evaluation, agent=agent if isinstance(agent, str) else agent.name),
+            bundle.path,
+        )
     return evaluation
 
 
@@ -118,7 +121,7 @@ def evaluate_policy(
     tasks: int = 300,
     thinking: Which = False,
     seed: int = _SEED,
-    agent: str = "solo@1",
+    agent: str | Agent = "solo@1",
     env_options: Mapping[str, Any] | None = None,
     concurrency: int = 256,
     store: TraceSink | None = None,
@@ -154,7 +157,7 @@ async def _sit(
     renderer: Renderer,
     env: str | Env,
     env_options: Mapping[str, Any] | None,
-    agent: str,
+    agent: str | Agent,
     *,
     name: str,
     tasks: int,
@@ -167,7 +170,7 @@ async def _sit(
     follow: Callable[[Evaluation], Mapping[str, Thinking]] = lambda evaluation: {},
 ) -> Evaluation:
     """follow: the efforts to play after the modes, by name; those whose mode was played already are only named."""
-    harness = load_agent(agent)
+    harness = load_agent(agent) if isinstance(agent, str) else agent
     place = load_env(env, **(env_options or {})) if isinstance(env, str) else env
     try:
         exam = Exam(tasks=heldout_tasks(place, tasks, seed), modes=modes, temperatures=(temperature,), seed=seed)

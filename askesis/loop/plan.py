@@ -83,10 +83,12 @@ async def survey(recipe: Recipe, env: Env, agent: Agent, renderer: Renderer) -> 
     """
     shown = recipe.demonstrations
     modes = all_thinkings(shown.modes if shown else recipe.rollout.modes)
-    tasks = tasks_of(env, "train", seed=derived_seed(recipe.run.seed, "tasks", 0), limit=_PROBED)
+    reception = reception_of(agent, renderer)
+    probed = _PROBED if reception is None else 1  # to start a program takes a while
+    tasks = tasks_of(env, "train", seed=derived_seed(recipe.run.seed, "tasks", 0), limit=probed)
     if recipe.eval.tasks:
         known = {task.id for task in tasks}
-        heldout = tasks_of(env, "heldout", seed=recipe.eval.seed, limit=_PROBED)
+        heldout = tasks_of(env, "heldout", seed=recipe.eval.seed, limit=probed)
         for task in heldout:
             if task.id in known:
                 raise EnvError(
@@ -100,7 +102,7 @@ async def survey(recipe: Recipe, env: Env, agent: Agent, renderer: Renderer) -> 
         for i, task in enumerate(tasks)
         for mode in modes
     ]
-    traces = await Roller(probe, renderer, env, watched, retries=0, reception=reception_of(agent, renderer)).run(specs)
+    traces = await Roller(probe, renderer, env, watched, retries=0, reception=reception).run(specs)
     for trace in traces:
         outcome = trace.outcome
         if outcome.by == "engine" and _ENOUGH in outcome.detail:
