@@ -275,7 +275,8 @@ def _line(one: Series, places: list[Stop], across: Scale, up: Scale, aside: floa
     sigma = width_of(len(places))
     line = "".join(_polyline(piece, across, up) for piece in _pieces(places, smoothed(places, sigma), sigma))
     marks = sorted(one.marks, key=lambda mark: mark.x)
-    joined = "" if places or not marks else _polyline([(mark.x, mark.y) for mark in marks], across, up)
+    beside = Scale(across.low, across.high, across.start + aside, across.end + aside)
+    joined = "" if places or not marks else _polyline([(mark.x, mark.y) for mark in marks], beside, up)
     bars = "".join(f"M{_at(across(mark.x) + aside)} {_at(up(mark.low))}V{_at(up(mark.high))}" for mark in marks)
     dots = "".join(_dot(one.tone, across(mark.x) + aside, up(mark.y)) for mark in marks)
     parts = [("raw", raw if sigma else ""), ("line", line), ("joined", joined), ("bar", bars)]
