@@ -136,6 +136,31 @@ async def test_a_program_that_hangs_is_killed_and_what_it_left_is_judged():
     assert "here" in trace.log and "stopped" in trace.log
 
 
+async def test_an_episode_that_is_shut_down_is_emitted_with_what_was_said():
+    """And nothing of it is left: no gateway, no socket, no turn on its way."""
+    external = load_agent("external", command=["python3", "-c", PRELUDE + "said(ME); time.sleep(1000)"])
+    async with SandboxPool(1, RunLimits()) as pool:
+        reception, spoken = EpisodeReception(RENDERER), asyncio.Event()
+
+        class Tells(Counts):
+            def act(self, messages, thinking):
+                spoken.set()
+                return super().act(messages, thinking)
+
+        speakers = PolicySpeakers(policy=lambda spec: Tells(), renderer=RENDERER)
+        roller = Roller(speakers, RENDERER, Room(pool), external, reception=reception)
+        spec = EpisodeSpec(task=Task(env="room", prompt="Say."), thinking=OFF, group="g", seed=1)
+        playing = asyncio.create_task(roller.run([spec]))
+        await spoken.wait()
+        await asyncio.sleep(0.5)
+        socket = Path(reception._path)
+        assert socket.is_socket()
+        await roller.shutdown()
+        [trace] = await playing
+    assert trace.outcome.by == "cancelled" and trace.turns == 1
+    assert not socket.parent.exists()
+
+
 WORLD = """
 found = {"answer": said(ME)["content"]}
 try:
