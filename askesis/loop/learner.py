@@ -50,6 +50,7 @@ class Learner:
             router_aux=settings.router_aux,
             teacher=teacher,
             threads=prepared.threads,
+            dtype=settings.dtype,
             seed=derived_seed(recipe.run.seed, "minibatches"),
         )
 

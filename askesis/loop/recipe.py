@@ -290,6 +290,9 @@ class Train(Section):
     """Probability ratios below 1 minus this are clipped."""
     clip_high: Amount | None = None
     """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), else `clip_low`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the factors of products are rounded to where gradients are computed; sums, attention, weights and optimiser
+    stay float32. `bfloat16` is for dense models on processors that multiply it (AVX512-BF16)."""
     kl: Amount = 0.0
     """Weight of the divergence from the model that the run began with."""
     router_aux: Amount = 1e-3

@@ -8,6 +8,9 @@
 // - What is cheap is computed again on the way back: norms, SwiGLU, attention's probabilities from the log of their sum.
 // - A tape belongs to one thread at a time. Tapes share the weights and nothing else.
 //
+// In float32, or, where the processor multiplies bfloat16 (AVX512-BF16), with the factors of all products but attention's
+// rounded to it, in pairs along what is summed over; all sums, norms and what lies between layers in float32.
+//
 // Sizes are padded to whole vectors with zeros: of a row, and of each head in a row.
 
 #include <algorithm>
@@ -15,9 +18,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -59,34 +66,52 @@ class Buffer {
 
 // -- products -------------------------------------------------------------------------------------------------------
 
+template <typename N>
 struct Left {  // A[m][k]: at[m * lead + k], or at[m + k * lead] if turned
-  const float* at;
+  const N* at;
   int64_t lead;
 };
 
+template <typename N>
 struct Right {  // B[k][n]: at[n / PANEL * panel + k * lead + n % PANEL]
-  const float* at;
+  const N* at;
   int64_t lead, panel = PANEL;
 };
 
+// sum += a b, where a factor is one float32 or two bfloat16 in each lane
+inline Vec accumulate(Vec sum, Vec a, Vec b) { return sum + a * b; }
+
+inline Vec accumulate(Vec sum, IntVec a, IntVec b) {
+#if defined(__AVX512BF16__)
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+  return sum;
+#endif
+}
+
+inline Vec spread(float x) { return all(x); }
+
+inline IntVec spread(int32_t x) { return all_int(x); }
+
 // The loops over a tile are unrolled by name, so that its sums live in registers from the start
-template <int R, int C, bool TURNED, bool ADD>
-inline void tile(const float* a, int64_t al, const float* b, int64_t bl, float* c, int64_t cl, int inner) {
+template <int R, int C, bool TURNED, bool ADD, typename N>
+inline void tile(const N* a, int64_t al, const N* b, int64_t bl, float* c, int64_t cl, int inner) {
+  using Lanes = decltype(spread(N{}));
   Vec acc[R][C];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
     for (int j = 0; j < C; j++) acc[i][j] = ADD ? *(const Vec*)(c + i * cl + j * LANES) : Vec{};
   for (int k = 0; k < inner; k++) {
-    Vec in[C];
+    Lanes in[C];
 #pragma GCC unroll 4
-    for (int j = 0; j < C; j++) in[j] = *(const Vec*)(b + j * LANES);
+    for (int j = 0; j < C; j++) in[j] = *(const Lanes*)(b + j * LANES);
     b += bl;
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      const Vec factor = all(TURNED ? a[k * al + i] : a[i * al + k]);
+      const Lanes factor = spread(TURNED ? a[k * al + i] : a[i * al + k]);
 #pragma GCC unroll 4
-      for (int j = 0; j < C; j++) acc[i][j] += factor * in[j];
+      for (int j = 0; j < C; j++) acc[i][j] = accumulate(acc[i][j], factor, in[j]);
     }
   }
 #pragma GCC unroll 16
@@ -95,8 +120,8 @@ inline void tile(const float* a, int64_t al, const float* b, int64_t bl, float* 
     for (int j = 0; j < C; j++) *(Vec*)(c + i * cl + j * LANES) = acc[i][j];
 }
 
-template <int C, bool TURNED, bool ADD>
-void strip(int rows, int inner, const float* a, int64_t al, const float* b, int64_t bl, float* c, int64_t cl) {
+template <int C, bool TURNED, bool ADD, typename N>
+void strip(int rows, int inner, const N* a, int64_t al, const N* b, int64_t bl, float* c, int64_t cl) {
   int m = 0;
   const auto run = [&]<int R>(std::integral_constant<int, R>) {
     if constexpr (R * C <= ACCUMULATORS)
@@ -110,10 +135,10 @@ void strip(int rows, int inner, const float* a, int64_t al, const float* b, int6
 }
 
 // C [rows][width] (+)= A B; width: padded
-template <bool TURNED, bool ADD>
-void multiply(int rows, int width, int inner, Left a, Right b, float* c, int64_t cl) {
+template <bool TURNED, bool ADD, typename N>
+void multiply(int rows, int width, int inner, Left<N> a, Right<N> b, float* c, int64_t cl) {
   for (int n = 0; n < width; n += PANEL) {
-    const float* from = b.at + n / PANEL * b.panel;
+    const N* from = b.at + n / PANEL * b.panel;
     switch (std::min(WIDE, (width - n) / LANES)) {
       case 1: strip<1, TURNED, ADD>(rows, inner, a.at, a.lead, from, b.lead, c + n, cl); break;
       case 2: strip<2, TURNED, ADD>(rows, inner, a.at, a.lead, from, b.lead, c + n, cl); break;
@@ -121,6 +146,38 @@ void multiply(int rows, int width, int inner, Left a, Right b, float* c, int64_t
       default: strip<4, TURNED, ADD>(rows, inner, a.at, a.lead, from, b.lead, c + n, cl);
     }
   }
+}
+
+// One bfloat16, to nearest even
+inline uint16_t rounded(float x) {
+  union { float f; uint32_t i; } bits{x};
+  return x == x ? (bits.i + 0x7FFF + (bits.i >> 16 & 1)) >> 16 : 0x7FC0;
+}
+
+#if defined(__AVX512BF16__)
+inline __m256i halves(const float* x) { return (__m256i)_mm512_cvtneps_pbh(*(const __m512*)x); }
+#endif
+
+// Neighbours of each row as pairs
+inline void pair_neighbours(const float* from, int64_t lead, int rows, int size, int32_t* to, int64_t apart) {
+#if defined(__AVX512BF16__)
+  for (int r = 0; r < rows; r++)
+    for (int i = 0; i < size; i += LANES)
+      _mm256_storeu_si256((__m256i*)(to + r * apart + i / 2), halves(from + r * lead + i));
+#endif
+}
+
+// Two rows at a time as pairs, feature by feature
+inline void pair_rows(const float* from, int64_t lead, int rows, int size, int32_t* to, int64_t apart) {
+#if defined(__AVX512BF16__)
+  for (int r = 0; r < rows; r += 2)
+    for (int i = 0; i < size; i += LANES) {
+      const __m512i low = _mm512_cvtepu16_epi32(halves(from + r * lead + i));
+      const __m512i high =
+          r + 1 < rows ? _mm512_cvtepu16_epi32(halves(from + (r + 1) * lead + i)) : _mm512_setzero_si512();
+      _mm512_store_si512(to + r / 2 * apart + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+#endif
 }
 
 // -- norms ----------------------------------------------------------------------------------------------------------
@@ -162,7 +219,7 @@ inline void norm_back(const float* x, const float* weight, const float* dy, floa
 }  // namespace
 
 struct Shape {
-  int32_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied;
+  int32_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied, half;
   float eps;
 };
 
@@ -223,8 +280,14 @@ struct Matrix {
   Buffer there, back;
   int64_t there_panel = 0, back_panel = 0;
 
-  Right forward() const { return {there.data(), PANEL, there_panel}; }
-  Right backward() const { return {back.data(), PANEL, back_panel}; }
+  template <typename N>
+  Right<N> forward() const {
+    return {(const N*)there.data(), PANEL, there_panel};
+  }
+  template <typename N>
+  Right<N> backward() const {
+    return {(const N*)back.data(), PANEL, back_panel};
+  }
 };
 
 }  // namespace
@@ -279,27 +342,34 @@ class Weights {
 
   static int64_t panels(int size) { return (size + PANEL - 1) / PANEL; }
 
-  static void reserve(Matrix& matrix, int outputs, int inputs) {
-    matrix.there_panel = (int64_t)inputs * PANEL;
-    matrix.back_panel = (int64_t)outputs * PANEL;
+  void reserve(Matrix& matrix, int outputs, int inputs) const {
+    matrix.there_panel = (int64_t)(s.half ? (inputs + 1) / 2 : inputs) * PANEL;
+    matrix.back_panel = (int64_t)(s.half ? (outputs + 1) / 2 : outputs) * PANEL;
     matrix.there.room(panels(outputs) * matrix.there_panel);
     matrix.back.room(panels(inputs) * matrix.back_panel);
   }
 
   // Put `from` [groups * outputs][parts * inputs] into the matrix's rows from `first` on; groups and parts (heads) come to
   // lie `group` rows and `part` columns apart
-  static void fill(Matrix& matrix, const float* from, int groups, int outputs, int group, int first, int parts, int inputs,
-                   int part) {
+  void fill(Matrix& matrix, const float* from, int groups, int outputs, int group, int first, int parts, int inputs,
+            int part) const {
     float *there = matrix.there.data(), *back = matrix.back.data();
     for (int g = 0; g < groups; g++)
       for (int o = 0; o < outputs; o++) {
         const int n = first + g * group + o;
         float* column = there + n / PANEL * matrix.there_panel + n % PANEL;
+        const bool half = s.half;
         for (int p = 0; p < parts; p++, from += inputs)
           for (int i = 0; i < inputs; i++) {
             const int k = p * part + i;
-            column[(int64_t)k * PANEL] = from[i];
-            back[k / PANEL * matrix.back_panel + (int64_t)n * PANEL + k % PANEL] = from[i];
+            float* row = back + k / PANEL * matrix.back_panel + k % PANEL;
+            if (half) {
+              ((uint16_t*)(column + (int64_t)(k / 2) * PANEL))[k % 2] = rounded(from[i]);
+              ((uint16_t*)(row + (int64_t)(n / 2) * PANEL))[n % 2] = rounded(from[i]);
+            } else {
+              column[(int64_t)k * PANEL] = from[i];
+              row[(int64_t)n * PANEL] = from[i];
+            }
           }
       }
   }
@@ -307,14 +377,27 @@ class Weights {
 
 class Tape {
  public:
-  explicit Tape(const Weights& weights)
+  virtual ~Tape() = default;
+  virtual void forward(const Forest& f, float* logprobs) = 0;
+  virtual void backward(const Forest& f, const float* slopes, float* gradient) = 0;
+};
+
+namespace {
+
+// HALF: factors in bfloat16
+template <bool HALF>
+class Pass : public Tape {
+  using Number = std::conditional_t<HALF, int32_t, float>;  // of packed matrices
+
+ public:
+  explicit Pass(const Weights& weights)
       : w(weights), s(weights.s), at(weights.at), x_(s.layers + 1), kept_(s.layers) {
     xl = apart(at.hidden), ql = apart(at.q), kl = apart(at.kv), al = apart(at.qkv), il = apart(at.inner);
     gl = apart(2 * at.inner), vl = apart(s.vocab);
   }
 
   // logprobs [n]
-  void forward(const Forest& f, float* logprobs) {
+  void forward(const Forest& f, float* logprobs) override {
     float* x = x_[0].room(f.count * xl);
     for (int t = 0; t < f.count; t++)
       std::memcpy(x + t * xl, w.embed + (int64_t)f.tokens[t] * s.hidden, s.hidden * sizeof(float));
@@ -336,7 +419,7 @@ class Tape {
   }
 
   // slopes [n]: of the loss, along the log-probabilities that `forward` gave. gradient [layout's size] is added to
-  void backward(const Forest& f, const float* slopes, float* gradient) {
+  void backward(const Forest& f, const float* slopes, float* gradient) override {
     float* dx = dx_.room(f.count * xl);
     std::memset(dx, 0, f.count * xl * sizeof(float));
     const bool kept = f.rows * vl <= KEPT;
@@ -370,6 +453,33 @@ class Tape {
     Buffer gate_up;  // [count][gl]
   };
 
+  // C [rows][width] (+)= A times a packed matrix
+  template <bool ADD>
+  void product(int rows, int width, int inner, Left<float> a, Right<Number> b, float* c, int64_t cl) {
+    if constexpr (HALF) {
+      const int64_t pl = apart(whole(inner) / 2);
+      int32_t* pairs = (int32_t*)left_.room(rows * pl);
+      pair_neighbours(a.at, a.lead, rows, whole(inner), pairs, pl);
+      multiply<false, ADD, int32_t>(rows, width, (inner + 1) / 2, {pairs, pl}, b, c, cl);
+    } else {
+      multiply<false, ADD, float>(rows, width, inner, a, b, c, cl);
+    }
+  }
+
+  // A matrix's gradient: C [rows][width] += over tokens, A [tokens][rows] turned times B [tokens][width]
+  void collect(int rows, int width, int tokens, Left<float> a, Right<float> b, float* c, int64_t cl) {
+    if constexpr (HALF) {
+      const int64_t al = apart(rows), bl = apart(width);
+      const int pairs = (tokens + 1) / 2;
+      int32_t *left = (int32_t*)left_.room(pairs * al), *right = (int32_t*)right_.room(pairs * bl);
+      pair_rows(a.at, a.lead, tokens, whole(rows), left, al);
+      pair_rows(b.at, b.lead, tokens, width, right, bl);
+      multiply<true, true, int32_t>(rows, width, pairs, {left, al}, {right, bl}, c, cl);
+    } else {
+      multiply<true, true, float>(rows, width, tokens, a, b, c, cl);
+    }
+  }
+
   // -- between attention ------------------------------------------------------------------------------------------
 
   void project(int l, const Forest& f, int first, int rows) {
@@ -379,7 +489,7 @@ class Tape {
     float* raw = kept_[l].raw.data() + first * al;
     for (int t = 0; t < rows; t++)
       norm(x + t * xl, layer.input_norm.data(), normed + t * xl, s.hidden, at.hidden, s.eps);
-    multiply<false, false>(rows, at.qkv, s.hidden, {normed, xl}, layer.qkv.forward(), raw, al);
+    product<false>(rows, at.qkv, s.hidden, {normed, xl}, layer.qkv.forward<Number>(), raw, al);
     const float scale = 1.0f / std::sqrt((float)s.head_dim);
     for (int t = 0; t < rows; t++) {
       const int64_t angle = (int64_t)f.positions[first + t] * s.head_dim;
@@ -411,8 +521,8 @@ class Tape {
     float *dx = dx_.data() + first * xl, *normed = a_.room(ROWS * xl), *dnormed = b_.room(ROWS * xl);
     for (int t = 0; t < rows; t++)
       norm(x + t * xl, layer.input_norm.data(), normed + t * xl, s.hidden, at.hidden, s.eps);
-    multiply<true, true>(at.qkv, at.hidden, rows, {draw, al}, {normed, xl}, gradient + to.qkv, at.hidden);
-    multiply<false, false>(rows, at.hidden, at.qkv, {draw, al}, layer.qkv.backward(), dnormed, xl);
+    collect(at.qkv, at.hidden, rows, {draw, al}, {normed, xl}, gradient + to.qkv, at.hidden);
+    product<false>(rows, at.hidden, at.qkv, {draw, al}, layer.qkv.backward<Number>(), dnormed, xl);
     for (int t = 0; t < rows; t++)
       norm_back<true>(x + t * xl, layer.input_norm.data(), dnormed + t * xl, dx + t * xl, gradient + to.input_norm,
                       s.hidden, at.hidden, s.eps);
@@ -451,16 +561,16 @@ class Tape {
     float *middle = kept.middle.data() + first * xl, *gate_up = kept.gate_up.data() + first * gl;
     float *out = x_[l + 1].data() + first * xl, *normed = a_.room(ROWS * xl), *active = c_.room(ROWS * il);
     std::memcpy(middle, x, rows * xl * sizeof(float));
-    multiply<false, true>(rows, at.hidden, at.q, {kept.mixed.data() + first * ql, ql}, layer.o.forward(), middle, xl);
+    product<true>(rows, at.hidden, at.q, {kept.mixed.data() + first * ql, ql}, layer.o.forward<Number>(), middle, xl);
     for (int t = 0; t < rows; t++)
       norm(middle + t * xl, layer.post_norm.data(), normed + t * xl, s.hidden, at.hidden, s.eps);
-    multiply<false, false>(rows, 2 * at.inner, s.hidden, {normed, xl}, layer.gate_up.forward(), gate_up, gl);
+    product<false>(rows, 2 * at.inner, s.hidden, {normed, xl}, layer.gate_up.forward<Number>(), gate_up, gl);
     for (int t = 0; t < rows; t++)
       for (int i = 0; i < at.inner; i += LANES)
         *(Vec*)(active + t * il + i) =
             silu(*(const Vec*)(gate_up + t * gl + i)) * *(const Vec*)(gate_up + t * gl + at.inner + i);
     std::memcpy(out, middle, rows * xl * sizeof(float));
-    multiply<false, true>(rows, at.hidden, s.intermediate, {active, il}, layer.down.forward(), out, xl);
+    product<true>(rows, at.hidden, s.intermediate, {active, il}, layer.down.forward<Number>(), out, xl);
   }
 
   // dx: from behind the layer to behind its attention; dmixed: of what attention gave
@@ -473,7 +583,7 @@ class Tape {
     float *dx = dx_.data() + first * xl, *dmixed = dmixed_.data() + first * ql;
     float *normed = a_.room(ROWS * xl), *dnormed = b_.room(ROWS * xl);
     float *active = c_.room(ROWS * il), *dactive = d_.room(ROWS * il), *dgate_up = e_.room(ROWS * gl);
-    multiply<false, false>(rows, at.inner, s.hidden, {dx, xl}, layer.down.backward(), dactive, il);
+    product<false>(rows, at.inner, s.hidden, {dx, xl}, layer.down.backward<Number>(), dactive, il);
     for (int t = 0; t < rows; t++)
       for (int i = 0; i < at.inner; i += LANES) {
         const Vec gate = *(const Vec*)(gate_up + t * gl + i), up = *(const Vec*)(gate_up + t * gl + at.inner + i);
@@ -482,16 +592,16 @@ class Tape {
         *(Vec*)(dgate_up + t * gl + i) = slope * up * sigmoid * (all(1.0f) + gate * (all(1.0f) - sigmoid));
         *(Vec*)(dgate_up + t * gl + at.inner + i) = slope * gate * sigmoid;
       }
-    multiply<true, true>(s.hidden, at.inner, rows, {dx, xl}, {active, il}, gradient + to.down, at.inner);
+    collect(s.hidden, at.inner, rows, {dx, xl}, {active, il}, gradient + to.down, at.inner);
     for (int t = 0; t < rows; t++)
       norm(middle + t * xl, layer.post_norm.data(), normed + t * xl, s.hidden, at.hidden, s.eps);
-    multiply<true, true>(2 * at.inner, at.hidden, rows, {dgate_up, gl}, {normed, xl}, gradient + to.gate_up, at.hidden);
-    multiply<false, false>(rows, at.hidden, 2 * at.inner, {dgate_up, gl}, layer.gate_up.backward(), dnormed, xl);
+    collect(2 * at.inner, at.hidden, rows, {dgate_up, gl}, {normed, xl}, gradient + to.gate_up, at.hidden);
+    product<false>(rows, at.hidden, 2 * at.inner, {dgate_up, gl}, layer.gate_up.backward<Number>(), dnormed, xl);
     for (int t = 0; t < rows; t++)
       norm_back<true>(middle + t * xl, layer.post_norm.data(), dnormed + t * xl, dx + t * xl, gradient + to.post_norm,
                       s.hidden, at.hidden, s.eps);
-    multiply<false, false>(rows, at.q, s.hidden, {dx, xl}, layer.o.backward(), dmixed, ql);
-    multiply<true, true>(s.hidden, at.q, rows, {dx, xl}, {mixed, ql}, gradient + to.o, at.q);
+    product<false>(rows, at.q, s.hidden, {dx, xl}, layer.o.backward<Number>(), dmixed, ql);
+    collect(s.hidden, at.q, rows, {dx, xl}, {mixed, ql}, gradient + to.o, at.q);
     for (int t = 0; t < rows; t++)
       for (int h = 0; h < s.heads; h++)
         deltas_.data()[(first + t) * s.heads + h] =
@@ -544,7 +654,7 @@ class Tape {
         for (int h = kv * group; h < (kv + 1) * group; h++) {
           const float* q = kept.q.data() + (first + b) * ql + h * at.head;
           float* out = kept.mixed.data() + (first + b) * ql + h * at.head;
-          multiply<false, false>(many, wide, s.head_dim, {q, ql}, {keys, nl}, scores, nl);
+          multiply<false, false, float>(many, wide, s.head_dim, {q, ql}, {keys, nl}, scores, nl);
           float inverse[QUERIES];
           for (int i = 0; i < many; i++) {
             float* row = scores + i * nl;
@@ -558,7 +668,7 @@ class Tape {
             inverse[i] = 1.0f / all_of_it;
             kept.sums.data()[(first + b + i) * s.heads + h] = most + std::log(all_of_it);
           }
-          multiply<false, false>(many, at.head, seen, {scores, nl}, {values, at.head}, out, ql);
+          multiply<false, false, float>(many, at.head, seen, {scores, nl}, {values, at.head}, out, ql);
           for (int i = 0; i < many; i++)
             for (int d = 0; d < at.head; d += LANES) *(Vec*)(out + i * ql + d) *= all(inverse[i]);
         }
@@ -584,8 +694,8 @@ class Tape {
           const float* q = kept.q.data() + (first + b) * ql + h * at.head;
           const float* dout = dmixed_.data() + (first + b) * ql + h * at.head;
           float* dq = draw_.data() + (first + b) * al + h * at.head;
-          multiply<false, false>(many, wide, s.head_dim, {q, ql}, {turned, nl}, p, nl);
-          multiply<false, false>(many, wide, s.head_dim, {dout, ql}, {values, nl}, dp, nl);
+          multiply<false, false, float>(many, wide, s.head_dim, {q, ql}, {turned, nl}, p, nl);
+          multiply<false, false, float>(many, wide, s.head_dim, {dout, ql}, {values, nl}, dp, nl);
           for (int i = 0; i < many; i++) {
             const int64_t token = (first + b + i) * s.heads + h;
             const Vec sums = all(kept.sums.data()[token]), delta = all(deltas_.data()[token]);
@@ -595,9 +705,9 @@ class Tape {
             for (int j = 0; j < wide; j += LANES)
               *(Vec*)(slope + j) = *(const Vec*)(row + j) * (*(const Vec*)(slope + j) - delta);
           }
-          multiply<false, false>(many, at.head, seen, {dp, nl}, {keys, at.head}, dq, al);
-          multiply<true, true>(seen, at.head, many, {dp, nl}, {q, ql}, dkeys, at.head);
-          multiply<true, true>(seen, at.head, many, {p, nl}, {dout, ql}, dvalues, at.head);
+          multiply<false, false, float>(many, at.head, seen, {dp, nl}, {keys, at.head}, dq, al);
+          multiply<true, true, float>(seen, at.head, many, {dp, nl}, {q, ql}, dkeys, at.head);
+          multiply<true, true, float>(seen, at.head, many, {p, nl}, {dout, ql}, dvalues, at.head);
         }
       }
       int j = 0;
@@ -620,7 +730,7 @@ class Tape {
     for (int r = 0; r < rows; r++)
       norm(x + f.places[first + r] * xl, w.norm.data(), normed + r * xl, s.hidden, at.hidden, s.eps);
     const int wide = whole(s.vocab);
-    multiply<false, false>(rows, wide, s.hidden, {normed, xl}, w.head.forward(), scores, vl);
+    product<false>(rows, wide, s.hidden, {normed, xl}, w.head.forward<Number>(), scores, vl);
     for (int r = 0; r < rows; r++) {
       float* row = scores + r * vl;
       const Vec scale = all(f.scales[first + r]);
@@ -658,8 +768,8 @@ class Tape {
     }
     const float* normed = normed_.data() + first * xl;
     float* dnormed = b_.room(ROWS * xl);
-    multiply<true, true>(s.vocab, at.hidden, rows, {scores, vl}, {normed, xl}, gradient + at.unembed, at.hidden);
-    multiply<false, false>(rows, at.hidden, s.vocab, {scores, vl}, w.head.backward(), dnormed, xl);
+    collect(s.vocab, at.hidden, rows, {scores, vl}, {normed, xl}, gradient + at.unembed, at.hidden);
+    product<false>(rows, at.hidden, s.vocab, {scores, vl}, w.head.backward<Number>(), dnormed, xl);
     for (int r = 0; r < rows; r++) {
       const int64_t place = f.places[first + r] * xl;
       norm_back<true>(x_[s.layers].data() + place, w.norm.data(), dnormed + r * xl, dx_.data() + place,
@@ -677,10 +787,22 @@ class Tape {
   Buffer normed_, scores_, totals_;                                        // of the places with loss
   Buffer dx_, draw_, dmixed_, deltas_;                                     // slopes, of all tokens
   Buffer a_, b_, c_, d_, e_;                                               // of ROWS tokens
+  Buffer left_, right_;                                                    // factors in bfloat16
   Buffer keys_, turned_, values_, dkeys_, dvalues_, p_, dp_;               // of a segment
 };
 
+}  // namespace
+
 extern "C" {
+
+// Whether the processor multiplies bfloat16
+int32_t trainer_knows_half() {
+#if defined(__AVX512BF16__)
+  return 1;
+#else
+  return 0;
+#endif
+}
 
 Weights* trainer_weights(const Shape* shape) { return new Weights(*shape); }
 
@@ -692,7 +814,10 @@ void trainer_take(Weights* weights, const float* const* parameters, const float*
 
 void trainer_free_weights(Weights* weights) { delete weights; }
 
-Tape* trainer_tape(const Weights* weights) { return new Tape(*weights); }
+Tape* trainer_tape(const Weights* weights) {
+  if (weights->s.half) return new Pass<true>(*weights);
+  return new Pass<false>(*weights);
+}
 
 void trainer_free_tape(Tape* tape) { delete tape; }
 

@@ -27,7 +27,7 @@ from askesis.types import AskesisError
 _SOURCE = Path(__file__).with_name("native.cpp")
 _LANES = 16
 _POINTER = ctypes.c_void_p
-_SIZES = ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "tied")
+_SIZES = ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "tied", "half")
 _NORMED = ("q_norm", "k_norm")
 _OF_A_LAYER = (
     "input_layernorm",
@@ -75,13 +75,16 @@ class _Given:
 class NativeModel:
     """The parameters of `model`, as they were at the last `refresh`, which comes first.
 
-    All else may be called by several threads at a time.
+    All else may be called by several threads at a time. dtype: what the factors of products are rounded to. Raises
+    `AskesisError` where it cannot be compiled, or the processor does not multiply bfloat16.
     """
 
-    def __init__(self, model: Qwen3) -> None:
+    def __init__(self, model: Qwen3, dtype: torch.dtype = torch.float32) -> None:
         self._weights: int | None = None
         self._tapes: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._library = _library()
+        if dtype == torch.bfloat16 and not self._library.trainer_knows_half():
+            raise AskesisError("trainer: the processor does not multiply bfloat16 (AVX512-BF16), or its compiler not")
         self._model, self._rotary = model, Rotary(model.config)
         config = model.config
         shape = _Shape(
@@ -93,6 +96,7 @@ class NativeModel:
             intermediate=config.intermediate_size,
             vocab=config.vocab_size,
             tied=config.tie_word_embeddings,
+            half=dtype == torch.bfloat16,
             eps=config.rms_norm_eps,
         )
         self._weights = self._library.trainer_weights(ctypes.byref(shape))
@@ -229,6 +233,7 @@ def _whole(size: int) -> int:
 def _library() -> ctypes.CDLL:
     found = library(_SOURCE, "trainer")
     found.trainer_weights.restype = found.trainer_tape.restype = _POINTER
+    found.trainer_knows_half.restype = ctypes.c_int32
     found.trainer_gradient_size.restype = ctypes.c_int64
     found.trainer_gradient_size.argtypes = found.trainer_free_weights.argtypes = [_POINTER]
     found.trainer_weights.argtypes = found.trainer_tape.argtypes = found.trainer_free_tape.argtypes = [_POINTER]

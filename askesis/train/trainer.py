@@ -32,6 +32,7 @@ from askesis.types import AskesisError, CheckpointError, Floats, Sample
 T = TypeVar("T")
 P = TypeVar("P", bound=Part)
 Backend = Literal["auto", "native", "torch"]
+Type = Literal["float32", "bfloat16"]
 _STATE = "trainer.pt"
 _Found = tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]
 """Of a part: gradients, the loss, log-probabilities, the part, and how even a mixture's experts are."""
@@ -49,6 +50,8 @@ class Trainer:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
     backend: `auto` takes the C++ one where it can (dense, float32, on a CPU, a compiler), else torch. The C++ one
     computes what sequences begin with in common once.
+    dtype: of the factors of products in the C++ one; bfloat16 needs a processor that multiplies it. Sums, norms,
+    attention, weights and optimiser stay float32.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Trainer:
         teacher: CausalLM | None = None,
         threads: int = 1,
         backend: Backend = "auto",
+        dtype: Type = "float32",
         seed: int = 0,
     ) -> None:
         self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
@@ -77,10 +81,10 @@ class Trainer:
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
         self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
-        self._native = _native(model, backend)
+        self._native = _native(model, backend, dtype)
         self._native_teacher: NativeModel | None = None
         if self._native is not None and teacher is not None and why_not(teacher) is None:
-            self._native_teacher = NativeModel(cast(Qwen3, teacher))
+            self._native_teacher = NativeModel(cast(Qwen3, teacher), getattr(torch, dtype))
 
     @property
     def backend(self) -> str:
@@ -266,13 +270,15 @@ def token_logprobs(model: CausalLM, part: Padded) -> Tensor:
     return -F.cross_entropy(scores, part.targets, reduction="none")
 
 
-def _native(model: CausalLM, wanted: Backend) -> NativeModel | None:
+def _native(model: CausalLM, wanted: Backend, dtype: Type) -> NativeModel | None:
     """The C++ gradients of `model`, if they are wanted and can be had; says so once where they fail."""
     if wanted not in get_args(Backend):
         raise AskesisError(f"trainer: backend={wanted!r}, expected one of {', '.join(get_args(Backend))}")
-    if wanted == "torch":
-        return None
-    reason = why_not(model)
+    if dtype not in get_args(Type):
+        raise AskesisError(f"trainer: dtype={dtype!r}, expected one of {', '.join(get_args(Type))}")
+    reason = "torch was asked for" if wanted == "torch" else why_not(model)
+    if dtype != "float32" and reason is not None:
+        raise AskesisError(f"trainer: dtype={dtype!r} needs the backend 'native', but {reason}")
     if wanted == "native" and reason is not None:
         raise AskesisError(f"trainer: backend 'native' cannot be used: {reason}")
     if reason is not None:
@@ -280,9 +286,9 @@ def _native(model: CausalLM, wanted: Backend) -> NativeModel | None:
             logging.getLogger(__name__).warning("trainer: several times slower than it could be: %s", reason)
         return None
     try:
-        return NativeModel(cast(Qwen3, model))
+        return NativeModel(cast(Qwen3, model), getattr(torch, dtype))
     except AskesisError as error:
-        if wanted == "native":
+        if wanted == "native" or dtype != "float32":
             raise
         logging.getLogger(__name__).warning("trainer: falls back to torch, which is slower: %s", error)
         return None

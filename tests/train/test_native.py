@@ -1,6 +1,7 @@
 """Gradients in C++ beside torch's: odd sizes, shared beginnings, temperatures, threads."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +133,19 @@ def test_any_number_of_threads_gives_the_same_bits():
     )
     for other in others:
         assert all(torch.equal(other[name], one[name]) for name in one)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bfloat16_is_near(size):
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("the processor does not multiply bfloat16")
+    model, samples = small_model(1, std=0.08, **SIZES[size]), families(3, 12, 120, temperatures=(1.0, 0.7))
+    want, before = gradient(model, samples, backend="native")
+    got, after = gradient(model, samples, dtype="bfloat16")
+    close(got, want, 0.05)
+    assert after["loss"] == pytest.approx(before["loss"], abs=0.02) and after["loss"] != before["loss"]
+    with pytest.raises(AskesisError, match="torch was asked for"):
+        trainer(model, backend="torch", dtype="bfloat16")
 
 
 def test_who_computes_is_told_and_can_be_asked_for(monkeypatch, caplog):

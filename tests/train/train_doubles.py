@@ -8,7 +8,7 @@ from askesis.types import Sample, ids
 VOCAB = 61
 
 
-def small_model(seed=0, **changes):
+def small_model(seed=0, std=0.2, **changes):
     config = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -21,7 +21,7 @@ def small_model(seed=0, **changes):
         "max_position_embeddings": 256,
     } | changes
     model = build(ModelConfig(**config))
-    model.initialise(seed, 0.2)
+    model.initialise(seed, std)
     return model
 
 
