@@ -81,9 +81,9 @@ class Trainer:
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
         self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
-        self._native = _native(model, backend, dtype)
+        self._native = _native(model, teacher, backend, dtype)
         self._native_teacher: NativeModel | None = None
-        if self._native is not None and teacher is not None and why_not(teacher) is None:
+        if self._native is not None and teacher is not None:
             self._native_teacher = NativeModel(cast(Qwen3, teacher), getattr(torch, dtype))
 
     @property
@@ -270,13 +270,15 @@ def token_logprobs(model: CausalLM, part: Padded) -> Tensor:
     return -F.cross_entropy(scores, part.targets, reduction="none")
 
 
-def _native(model: CausalLM, wanted: Backend, dtype: Type) -> NativeModel | None:
+def _native(model: CausalLM, teacher: CausalLM | None, wanted: Backend, dtype: Type) -> NativeModel | None:
     """The C++ gradients of `model`, if they are wanted and can be had; says so once where they fail."""
     if wanted not in get_args(Backend):
         raise AskesisError(f"trainer: backend={wanted!r}, expected one of {', '.join(get_args(Backend))}")
     if dtype not in get_args(Type):
         raise AskesisError(f"trainer: dtype={dtype!r}, expected one of {', '.join(get_args(Type))}")
     reason = "torch was asked for" if wanted == "torch" else why_not(model)
+    if reason is None and teacher is not None and (other := why_not(teacher)):
+        reason = f"of the teacher: {other}"
     if dtype != "float32" and reason is not None:
         raise AskesisError(f"trainer: dtype={dtype!r} needs the backend 'native', but {reason}")
     if wanted == "native" and reason is not None:

@@ -153,6 +153,7 @@ def test_who_computes_is_told_and_can_be_asked_for(monkeypatch, caplog):
     assert trainer(small_model(), backend="torch").backend == "torch"
     assert trainer(small_mixture()).backend == "torch"
     assert trainer(small_model().bfloat16()).backend == "torch"
+    assert trainer(small_model(), teacher=small_mixture()).backend == "torch"
     with pytest.raises(AskesisError, match="not a dense Qwen3"):
         trainer(small_mixture(), backend="native")
     with pytest.raises(AskesisError, match="expected one of auto, native, torch"):
