@@ -113,9 +113,9 @@ DAMAGES = {
         ["the model embeds only 281", "belongs to another checkpoint"],
     ),
     "no tokenizer that can be read": (lambda at: (at / "tokenizer.json").write_text("{}"), ["is no tokenizer"]),
-    "the template of another family": (
+    "a template without tools": (
         lambda at: (at / "chat_template.jinja").write_text("{{ messages[0].content }}"),
-        ["its chat template is not that of Qwen3"],
+        ["have no tools", '"calls": "json" or "xml"'],
     ),
     "another architecture": (
         lambda at: changed(at / "config.json", lambda config: config.update(architectures=["LlamaForCausalLM"])),
