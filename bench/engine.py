@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.peer import ROOT, Peer, start
+from bench.peer import KNOWS_BFLOAT16, ROOT, Peer, start
 from bench.result import Options, Result
 
 VLLM = ROOT / ".venv-vllm"
@@ -41,7 +41,6 @@ class Kind:
 
 
 # everyone in both types: bfloat16 is the faster where the processor multiplies it
-KNOWS_BFLOAT16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 PEERS = {
     OURS: Kind("askesis", "bfloat16" if KNOWS_BFLOAT16 else "float32"),
     FLOAT: Kind("askesis"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+KNOWS_BFLOAT16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()  # whether the processor multiplies it
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "@@bench "
 

@@ -2,9 +2,11 @@
 
 Two workloads (`bench/step_workload.py`): episodes of one turn without tools, and `repair` with tools in the sandbox.
 Same weights and tokenizer, same prompts, environment, rewards, number of episodes and threads; the rate is so small
-that both keep sampling from the same policy. Each trainer is a process of its own, warmed up, then they take turns,
-a step each. Our step is what passes until the next could begin: traces stored, ledger and metrics written. Medians;
-the ratio is against the fastest of TRL's configurations on each workload, and of these the lesser.
+that both keep sampling from the same policy. `askesis` samples and trains in bfloat16 where the processor multiplies
+it; float32, which recipes have unless they say otherwise, stands beside the peers, who get both as well. Each trainer
+is a process of its own, warmed up, then they take turns, a step each. Our step is what passes until the next could
+begin: traces stored, ledger and metrics written. Medians; the ratio is against the fastest of TRL's configurations on
+each workload, and of these the lesser.
 
 Options: `repeats` (5), `threads` (all cores), `workload` (single or agentic; default both), `checkpoint` (a folder, of
 a model that can act in `repair`; default askesis-tiny), `peers` (comma-separated; default all but those in EXTRA).
@@ -21,20 +23,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.peer import ROOT, Peer, start
+from bench.peer import KNOWS_BFLOAT16, ROOT, Peer, start
 from bench.result import Options, Result
 from bench.step_workload import WORK
 
 TRL = ROOT / ".venv-trl"
 OURS = "askesis"
+FLOAT = "askesis float32"
 GOAL = 8.0
 PEERS: dict[str, dict[str, Any]] = {  # TRL's configuration: what goes to GRPOConfig, and to loading the model
     "trl": {},
+    "trl bfloat16": {"model": {"dtype": "bfloat16"}},
+    "trl autocast": {"config": {"bf16": True}},
 }
 EXTRA: dict[str, dict[str, Any]] = {  # only when asked for by name: slower wherever they were tried
     "trl eager attention": {"model": {"attn_implementation": "eager"}},
-    "trl bfloat16": {"model": {"dtype": "bfloat16"}},
-    "trl autocast": {"config": {"bf16": True}},
     "trl compiled": {"config": {"torch_compile": True}},
     "trl static cache": {"config": {"cache_implementation": "static"}},
     "trl continuous batching": {"config": {"use_transformers_continuous_batching": True}},
@@ -51,14 +54,14 @@ def run(options: Options) -> Result:
     if not (TRL / ".ready").exists():
         raise SystemExit("bench step: TRL was not run, for want of an environment: `make venv-trl` makes it")
     ours: dict[str, float] = {}
-    peers: dict[str, dict[str, float]] = {name: {} for name in asked}
-    spread: dict[str, dict[str, list[float]]] = {name: {} for name in (OURS, *asked)}
+    peers: dict[str, dict[str, float]] = {name: {} for name in (FLOAT, *asked)}
+    spread: dict[str, dict[str, list[float]]] = {name: {} for name in (OURS, FLOAT, *asked)}
     notes = [f"{threads} threads each; {repeats} steps of each in turn; one optimiser step over all episodes of a step"]
     ratios = []
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = _checkpoints(options.values.get("checkpoint", "askesis-tiny"), Path(scratch))
         for workload in workloads:
-            configurations = {name: (PEERS | EXTRA)[name] for name in asked}
+            configurations = {FLOAT: {}, **{name: (PEERS | EXTRA)[name] for name in asked}}
             found, cold = _measure(workload, configurations, checkpoints[workload], threads, repeats, Path(scratch))
             for who, steps in found.items():
                 figures = ours if who == OURS else peers[who]
@@ -68,9 +71,10 @@ def run(options: Options) -> Result:
                     spread[who][f"{workload}_{figure}"] = [round(min(values), 4), round(max(values), 4)]
                 figures[f"{workload}_cold_s"] = round(cold[who], 2)
             name = f"{workload}_seconds"
-            best = min(peers, key=lambda who: peers[who][name])
+            best = min(asked, key=lambda who: peers[who][name])
             ratios.append(peers[best][name] / ours[name])
-            notes.append(f"{workload}: {ratios[-1]:.2f} x {best}; {_tokens(workload, ours, peers[best])}")
+            exact = f"float32: {peers[best][name] / peers[FLOAT][name]:.2f} x"
+            notes.append(f"{workload}: {ratios[-1]:.2f} x {best}; {exact}; {_tokens(workload, ours, peers[best])}")
     return Result(
         name="step",
         command="python -m bench step",
@@ -123,8 +127,9 @@ def _start(
     name: str, workload: str, configuration: Mapping[str, Any], checkpoint: Path, threads: int, scratch: Path
 ) -> Peer:
     arguments: Sequence[str] = [workload, str(checkpoint), str(threads), str(scratch / f"{name} run")]
-    if name == OURS:
-        command = [sys.executable, "-m", "bench.step_ours", *arguments]
+    if name in (OURS, FLOAT):
+        dtype = "bfloat16" if name == OURS and KNOWS_BFLOAT16 else "float32"
+        command = [sys.executable, "-m", "bench.step_ours", *arguments, dtype]
     else:
         command = [str(TRL / "bin" / "python"), "-m", "bench.step_trl", *arguments, json.dumps(configuration)]
     return start(name, command, threads=threads, scratch=scratch)
@@ -149,8 +154,10 @@ def row(kept: Mapping[str, Any]) -> str:
     parts = []
     for workload in WORK:
         name = f"{workload}_seconds"
-        best = min(peers, key=lambda who: peers[who][name])
-        parts.append(f"{workload}: {ours[name]:.1f} s, TRL's GRPOTrainer {peers[best][name]:.1f} s")
+        theirs = min(figures[name] for who, figures in peers.items() if who != FLOAT)
+        parts.append(
+            f"{workload}: {ours[name]:.2f} s, in float32 {peers[FLOAT][name]:.2f} s, TRL's GRPOTrainer {theirs:.2f} s"
+        )
     goal = "met" if kept["met"] else "not met"
     return (
         f"- **A whole step of reinforcement** ({'; '.join(parts)}): {kept['ratio']:.1f} x on the lesser; "

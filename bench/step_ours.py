@@ -1,4 +1,4 @@
-"""A process of `bench step`: `askesis.train`. `python -m bench.step_ours WORKLOAD CHECKPOINT THREADS FOLDER`."""
+"""A process of `bench step`: `askesis.train`. `python -m bench.step_ours WORKLOAD CHECKPOINT THREADS FOLDER DTYPE`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gated(Display):
         self.gate.enter()
 
 
-def recipe(given: work.Work, checkpoint: str, threads: int, folder: str) -> dict[str, Any]:
+def recipe(given: work.Work, checkpoint: str, threads: int, folder: str, dtype: str) -> dict[str, Any]:
     """What both trainers do, in our words."""
     return {
         "run": {"name": "bench", "steps": 1_000_000, "threads": threads, "out": folder},
@@ -47,6 +47,7 @@ def recipe(given: work.Work, checkpoint: str, threads: int, folder: str) -> dict
             "modes": [{"thinking": given.thinking}],
             "slots": given.episodes,
             "context_length": work.CONTEXT,
+            "dtype": dtype,
             "limits": {"max_turns": given.turns, "max_turn_tokens": given.turn_tokens},
         },
         "reward": {"turn_cost": given.turn_cost, "on_success_only": False},
@@ -57,7 +58,7 @@ def recipe(given: work.Work, checkpoint: str, threads: int, folder: str) -> dict
             "lr": work.RATE,
             "clip_low": work.CLIP[0],
             "clip_high": work.CLIP[1],
-            "batch_tokens": 2048,
+            "dtype": dtype,
         },
         "eval": {"tasks": 0},
         "checkpoint": {"every_steps": 1_000_000},
@@ -68,10 +69,10 @@ def recipe(given: work.Work, checkpoint: str, threads: int, folder: str) -> dict
 def main() -> None:
     """Until stdin ends."""
     gate = work.Gate(time.time())
-    name, checkpoint, threads, folder = sys.argv[1:5]
+    name, checkpoint, threads, folder, dtype = sys.argv[1:6]
     gate.enter()
     with suppress(EOFError):
-        train(recipe(work.WORK[name], checkpoint, int(threads), folder), display=Gated(gate))
+        train(recipe(work.WORK[name], checkpoint, int(threads), folder, dtype), display=Gated(gate))
 
 
 if __name__ == "__main__":

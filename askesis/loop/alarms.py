@@ -10,6 +10,7 @@ from askesis.loop.results import Alarm, StepRecord
 
 GAP = "logprob_gap"
 GAP_BAND = 1e-3  # nats; the engine and the trainer compute the same float32 sums in another order
+ROUNDED_BAND = 0.5  # where one of them rounds to bfloat16
 INFRASTRUCTURE = 0.1  # share of attempts
 QUIET = 10  # steps: one that comes back after fewer has not really been away
 
@@ -17,10 +18,12 @@ QUIET = 10  # steps: one that comes back after fewer has not really been away
 class Alarms:
     """Watches steps; each kind is told when it begins, and again when it comes back after `QUIET` steps; all count.
 
-    history: steps of the run that were watched before it was resumed.
+    history: steps of the run that were watched before it was resumed. band: nats a token by which sampler and trainer
+    may be apart.
     """
 
-    def __init__(self, history: Iterable[StepRecord] = ()) -> None:
+    def __init__(self, history: Iterable[StepRecord] = (), *, band: float = GAP_BAND) -> None:
+        self._band = band
         self._seen: dict[str, Alarm] = {}
         self._made = ""  # the fingerprint of the weights that the last step made
         for record in history:
@@ -30,7 +33,7 @@ class Alarms:
         """What is to be said now."""
         new = []
         made, self._made = self._made, record.made
-        for kind, message in _alarms(record, made):
+        for kind, message in _alarms(record, made, self._band):
             alarm = self._seen.get(kind)
             if alarm is None:
                 alarm = Alarm(kind=kind, message=message, first=record.step, last=record.step)
@@ -48,7 +51,7 @@ class Alarms:
         return list(self._seen.values())
 
 
-def _alarms(record: StepRecord, made: str) -> Iterator[tuple[str, str]]:
+def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, str]]:
     """Kind and message of all that is wrong with a step. made: by the step before it, if that is known."""
     if made and record.began and record.began != made:
         message = (
@@ -70,8 +73,8 @@ def _alarms(record: StepRecord, made: str) -> Iterator[tuple[str, str]]:
         )
         yield "no_variance", message
     gap = record.trainer.get(GAP, 0.0)
-    if gap > GAP_BAND:
-        message = f"sampler and trainer disagree by {gap:.1e} nats a token (band {GAP_BAND:.0e}): not the same policy"
+    if gap > band:
+        message = f"sampler and trainer disagree by {gap:.1e} nats a token (band {band:.0e}): not the same policy"
         yield "logprob_gap", message
     attempts, broken = record.episodes + record.retried, record.infrastructure + record.retried
     if attempts and broken / attempts > INFRASTRUCTURE:

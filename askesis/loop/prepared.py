@@ -49,7 +49,11 @@ class Prepared:
         """An engine on the model's own weights."""
         rollout = self.recipe.rollout
         return EmbeddedEngine(
-            self.model, slots=rollout.slots, context_length=rollout.context_length, compile=rollout.compile
+            self.model,
+            slots=rollout.slots,
+            context_length=rollout.context_length,
+            compile=rollout.compile,
+            dtype=None if rollout.dtype == "float32" else rollout.dtype,
         )
 
     @property

@@ -184,6 +184,9 @@ class Rollout(Section):
     """How often an episode is played again that the machinery, not the policy, has spoilt."""
     compile: bool = False
     """Compile the engine's decode step: faster steps, some seconds to start."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the factors of products are rounded to where tokens are sampled. `bfloat16` is the faster on processors that
+    multiply it (AVX512-BF16); the sampler's log-probabilities are then some 1e-2 from the trainer's."""
     pool: Positive | None = None
     """Tasks asked of the environment at a time; unset: 16 steps' worth."""
     limits: LimitOverrides = LimitOverrides()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from askesis.loop.alarms import Alarms
+from askesis.loop.alarms import GAP_BAND, ROUNDED_BAND, Alarms
 from askesis.loop.checkpoints import PACKAGED, Position, load_trainer, prune, read_position, written
 from askesis.loop.display import Display, duration
 from askesis.loop.folder import RunFolder, find_run, write_whole
@@ -124,6 +124,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
                 store.ledger.rewind(position.step)
                 prune(folder, recipe.checkpoint.keep, up_to=position.step)
             history = _history(folder, position.step)
+            rounded = "bfloat16" in (recipe.rollout.dtype, recipe.train.dtype)
             training = Training(
                 prepared=prepared,
                 learner=learner,
@@ -132,7 +133,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
                 display=display,
                 position=position,
                 history=history,
-                alarms=Alarms(history),
+                alarms=Alarms(history, band=ROUNDED_BAND if rounded else GAP_BAND),
                 evaluations=_evaluations(folder, position.step),
             )
             for line in _opening(recipe, plan, folder, position if resumed else None):
