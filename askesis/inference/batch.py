@@ -56,8 +56,11 @@ class Backend(Protocol):
 
     name: str
 
-    def refresh(self) -> None:
-        """Called before the first step after a pause or an update: look up the live parameters again."""
+    def refresh(self, *, changed: bool) -> None:
+        """Called before the first step after a pause or an update: look up the live parameters again.
+
+        changed: an update said so. Else they are those of before, as far as torch knows.
+        """
         ...
 
     def step(self, batch: Batch) -> tuple[Array, Array]:

@@ -93,7 +93,7 @@ class EagerBackend:
             return torch.from_numpy(lazy_zeros(shape, np.dtype(np.float32)))
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
-    def refresh(self) -> None:
+    def refresh(self, *, changed: bool) -> None:
         """Parameters are read live; only the table of angles must be long enough."""
         self.model.rotary.reserve(self.length + 1, self.model.model.embed_tokens.weight)
 

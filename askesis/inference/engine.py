@@ -34,6 +34,7 @@ from askesis.types.tokens import FinishReason
 
 _STOPS = 8  # columns of the table of stop ids; grows when a request has more
 _CACHE_BYTES = 2**30
+_WRONG = -1  # of an update whose fingerprint did not fit, in place of what torch knows of changes
 _STRIDE = 8  # most steps in one go: the event loop has to wait that long
 
 
@@ -205,7 +206,7 @@ class EmbeddedEngine:
         Empty weights: the model's parameters were changed in place. Otherwise every parameter must be there by name and
         shape (the tied `lm_head.weight` may be left out), and is copied in. Raises `EngineError`, changing nothing.
         fingerprint: of the weights that are meant. Where the model has others then (stale or damaged ones), it is an
-        `EngineError`, and so is every request until an update is right.
+        `EngineError`, and so is every request, those in flight too, until an update is right.
         """
         if self._closed:
             raise EngineError("engine is closed: no weights can be updated")
@@ -214,14 +215,16 @@ class EmbeddedEngine:
         if weights:
             self._load(weights)
         if fingerprint and (found := weights_fingerprint(self.model)) != fingerprint:
-            self._known = -1
-            raise EngineError(
+            self._known = _WRONG
+            error = EngineError(
                 f"weights version {version} should have the fingerprint {fingerprint}, but the engine's have {found}: "
                 "they are those of another version or model, or were damaged on the way; update them again"
             )
+            self._fail(error)
+            raise error
         self._version, self._known = version, self._mutations()
         self._counts.recomputed += self._rows.drop()
-        self._backend.refresh()
+        self._backend.refresh(changed=True)
 
     def release(self, session: str) -> None:
         """The session will not come back; its cache is the first to be given away."""
@@ -328,12 +331,17 @@ class EmbeddedEngine:
 
     def _resume(self) -> None:
         """After a pause: training may have changed the weights."""
+        if self._known == _WRONG:
+            raise EngineError(
+                "the engine's weights are not those that the last update meant, so nothing is sampled under them; "
+                "call `await engine.update_weights(weights, version, fingerprint=...)` with the right ones"
+            )
         if self._mutations() != self._known:
             raise EngineError(
                 "the model's parameters were changed in place, but the engine was not told; "
                 "call `await engine.update_weights({}, version)` after a training step"
             )
-        self._backend.refresh()
+        self._backend.refresh(changed=False)
 
     def _admit(self) -> None:
         """Start waiting requests, oldest first, while slots are free."""

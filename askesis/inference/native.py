@@ -156,13 +156,13 @@ class NativeBackend:
             self._library.engine_free(self._engine)
             self._engine = None
 
-    def refresh(self) -> None:
+    def refresh(self, *, changed: bool) -> None:
         """Look up where the parameters are; the threads start anew if that has changed."""
         config, model = self.model.config, self.model
         self._rotary.reserve(self.length, torch.empty(0))
         parameters = {**dict(model.named_parameters()), "lm_head.weight": model.lm_head.weight}
         if self._half:
-            parameters |= self._packed(parameters)
+            parameters |= self._packed(parameters, changed=changed)
         layers = (_Layer * config.num_hidden_layers)()
         addresses = []
         for index in range(config.num_hidden_layers):
@@ -200,17 +200,20 @@ class NativeBackend:
         self._engine = self._library.engine_new(ctypes.byref(described), ctypes.byref(layers), self.threads)
         self._addresses = found
 
-    def _packed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the engine reads in bfloat16 instead of the parameters: packed matrices, and norms in float32."""
-        changed = sum(parameter._version for parameter in parameters.values())
-        if changed != self._packed_at:
+    def _packed(self, parameters: Mapping[str, Tensor], *, changed: bool) -> dict[str, Tensor]:
+        """What the engine reads in bfloat16 instead of the parameters: packed matrices, and norms in float32.
+
+        changed: pack whether or not torch knows of a change, for not every way to change them leaves a sign of it.
+        """
+        version = sum(parameter._version for parameter in parameters.values())
+        if changed or version != self._packed_at:
             with torch.no_grad():
                 for name, tensor in parameters.items():
                     if tensor.ndim == 1:
-                        self._copies[name] = tensor.detach().float().clone()
+                        self._copies.setdefault(name, torch.empty(tensor.shape)).copy_(tensor.detach())
                     elif name != "model.embed_tokens.weight":
                         self._copies[name] = _pack(tensor.detach(), self._copies.get(name))
-            self._packed_at = changed
+            self._packed_at = version
         return self._copies
 
     def copy(self, source: int, target: int, count: int) -> None:
