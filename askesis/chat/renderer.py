@@ -199,14 +199,18 @@ class ChatRenderer(ABC):
     # -- what an engine is told ----------------------------------------------------------------------------------
 
     def thinking_limit(self, thinking: Thinking) -> ThinkingLimit | None:
-        """The budget in this vocabulary's ids. Raises `TemplateError` where the vocabulary has no think tags."""
-        if not thinking.enabled or thinking.budget is None:
+        """The budget of one turn in this vocabulary's ids: no more than the whole episode's.
+
+        Raises `TemplateError` where the vocabulary has no think tags.
+        """
+        bounds = [bound for bound in (thinking.budget, thinking.episode_budget) if bound is not None]
+        if not thinking.enabled or not bounds:
             return None
         if self._markup.unthink < 0:
             raise TemplateError(f"{self.name}: the vocabulary has no think tags, so thinking cannot have a budget")
         call, uncall = self.tokenizer.find(OPEN), self.tokenizer.find(CLOSE)
         return ThinkingLimit(
-            budget=thinking.budget,
+            budget=min(bounds),
             open_id=self._markup.think,
             close_id=self._markup.unthink,
             closing=self._closing,

@@ -67,6 +67,8 @@ def evaluate(
     if keep_efforts and budgets is None:
         raise ConfigError("evaluate: keep_efforts has no use without budgets: nothing is measured that could be kept")
     modes = tuple(dict.fromkeys(asked.values())) if asked else _modes(thinking, budget, budgets)
+    if any(mode.effort is not None for mode in modes):
+        modes = tuple(resolve(mode, load_effort(bundle.path), checkpoint=bundle.path) for mode in modes)
     found: list[EffortTable] = []
 
     def follow(evaluation: Evaluation) -> dict[str, Thinking]:

@@ -77,6 +77,8 @@ def test_budget_in_this_vocabulary_and_thinking_counted(renderer):
     limit = renderer.thinking_limit(Thinking(budget=8))
     assert limit is not None and renderer.decode(ids(limit.closing)) == CLOSING
     assert limit.closing.count(limit.close_id) == 1
+    assert renderer.thinking_limit(Thinking(budget=8, episode_budget=5)).budget == 5
+    assert renderer.thinking_limit(Thinking(episode_budget=5)).budget == 5
     assert renderer.thinking_limit(Thinking()) is None and renderer.thinking_limit(OFF) is None
     for text in ("<think>abc</think>def", "<think>abc", "abc</think>def"):
         assert renderer.thinking_tokens(ids(renderer.tokenizer.encode(text))) == len(renderer.tokenizer.encode("abc"))

@@ -256,10 +256,11 @@ async def test_weights_that_are_not_those_meant_are_refused(make_engine, model):
     sent.load_state_dict(meant)
     damaged = meant | {"model.norm.weight": meant["model.norm.weight"].roll(1) + torch.eye(32)[3]}
     for weights in ({}, damaged):  # those of before, and others
-        flying = asyncio.create_task(engine.generate(prompt(1, 5), Sampling(max_tokens=58)))
+        flies = asyncio.Event()
+        said = engine.generate(prompt(1, 5), Sampling(max_tokens=58), on_tokens=lambda _, flies=flies: flies.set())
+        flying = asyncio.create_task(said)
         if not weights:
-            while not engine.stats().running:
-                await asyncio.sleep(0)
+            await flies.wait()
         with pytest.raises(EngineError, match=f"version 2 should have the fingerprint {fingerprint(sent)}"):
             await engine.update_weights(weights, 2, fingerprint=fingerprint(sent))
         with pytest.raises(EngineError):

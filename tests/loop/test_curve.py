@@ -37,6 +37,8 @@ def test_budgets_are_played_and_efforts_kept_beside_the_checkpoint(checkpoint):
     again = askesis.evaluate(checkpoint, env=TOY, tasks=4, efforts=["low", 1.0])
     assert again.efforts == {"low": table.thinking(0.25).mode, "1.0": table.thinking(1.0).mode}
     assert {row.mode for row in again.rows} == set(again.efforts.values())
+    low = askesis.evaluate(checkpoint, env=TOY, tasks=1, thinking=Thinking(effort=0.25))
+    assert [row.mode for row in low.rows] == [table.thinking(0.25).mode]
     back = from_plain(Evaluation, json.loads(json.dumps(found.to_json())))
     assert back.hybrid == found.hybrid and [row.thinking for row in back.rows] == [row.thinking for row in found.rows]
 
