@@ -96,6 +96,15 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
+def folders(mounts: Sequence[str]) -> list[str]:
+    """What can be read beside the system's own: `mounts`, and what the interpreter needs."""
+    bound = [folder for folder in (*_STORES, *mounts) if Path(folder).exists()]
+    for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix))):
+        if not any(Path(prefix).is_relative_to(folder) for folder in ("/usr", *bound)):
+            bound.append(prefix)
+    return bound
+
+
 def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mounts: Sequence[str] = ()) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
@@ -120,11 +129,7 @@ def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mou
             command += ["--symlink", str(folder.readlink()), str(folder)]
         elif folder.exists():
             command += ["--ro-bind", str(folder), str(folder)]
-    bound = [folder for folder in (*_STORES, *mounts) if Path(folder).exists()]
-    for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix))):
-        if not any(Path(prefix).is_relative_to(folder) for folder in ("/usr", *bound)):
-            bound.append(prefix)
-    for source in (*bound, *(file for file in _CONFIGURATION if Path(file).exists())):
+    for source in (*folders(mounts), *(file for file in _CONFIGURATION if Path(file).exists())):
         for folder in reversed(Path(source).parents[:-1]):
             command += ["--dir", str(folder)]  # else bubblewrap makes it for root's eyes only
         command += ["--ro-bind", source, source]

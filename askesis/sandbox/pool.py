@@ -24,6 +24,7 @@ from askesis.types import NO_VARIABLES, ConfigError, Door, RunLimits, RunResult,
 MOST_FILES = 4096  # files, folders and symlinks of a tree
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
 PRELOAD = ("collections", "functools", "io", "itertools", "json", "math", "random", "re", "string")
+_OWN = (warden.TREE, "/home/tmp", "/tmp", "/var/tmp", "/dev", "/proc")  # where no folder of the host can be seen
 _INLINE = (2**20, 100)  # bytes and files of a tree; a larger one is packed and read in a thread
 T = TypeVar("T")
 
@@ -269,10 +270,15 @@ async def _aside(work: Callable[[], T], size: tuple[int, int], undo: Callable[[T
 
 
 def _folder(path: str | Path) -> str:
-    """A folder that is there, by its whole path. Raises `ConfigError`."""
+    """A folder that is there, by its whole path, and not where a program's own ones are. Raises `ConfigError`."""
     found = os.path.abspath(path)  # noqa: PTH100 - not resolved: programs name it as we do
     if not os.path.isdir(found):  # noqa: PTH112
         raise ConfigError(f"sandbox: mounts: there is no folder {found}")
+    own = next(
+        (place for place in _OWN if Path(found).is_relative_to(place) or Path(place).is_relative_to(found)), None
+    )
+    if own is not None:
+        raise ConfigError(f"sandbox: mounts: {found}: programs have a {own} of their own; give a folder outside of it")
     return found
 
 

@@ -10,7 +10,7 @@ payload is a descriptor that the child reads, output is spliced from pipe to fil
 """
 
 # Every page of this process is mapped again for every run, and copied once touched: few imports, and plain `os`.
-# ruff: noqa: PTH101, PTH102, PTH123, PTH208, PTH211, SIM105, SIM115
+# ruff: noqa: PTH101, PTH102, PTH103, PTH123, PTH208, PTH211, SIM105, SIM115
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 SHARED: dict[str, Any] = {}  # made once the warden runs: descriptors, filters, programs
 
 libc = ctypes.CDLL(None, use_errno=True)
-MS_NOSUID, MS_NODEV, MNT_DETACH, CLONE_NEWNET = 2, 4, 2, 0x40000000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MNT_DETACH, CLONE_NEWNET = 2, 4, 0x1000, 0x4000, 2, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 8, 22, 24
 SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_ADMIN = 6, 7, 8, 12, 21
 CAPABILITIES = struct.pack("=Ii", 0x20080522, 0)  # of this process: _LINUX_CAPABILITY_VERSION_3
@@ -459,6 +459,9 @@ def fresh(size: int, inodes: int) -> int:
     check(libc.mount(b"tmpfs", HOME.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount the tree")
     os.mkdir("/home/tmp", 0o700)
     os.mkdir(TREE, 0o755)
+    for path, folder in SHARED["covered"]:
+        os.makedirs(path, exist_ok=True)
+        check(libc.mount(b"/proc/self/fd/%d" % folder, path.encode(), None, MS_BIND | MS_REC, None), f"mount {path}")
     return os.open(TREE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -536,6 +539,9 @@ def main() -> None:
     streams()
     size, inodes = config["size"], config["inodes"]
     SHARED["sink"] = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    # what of the host's is to be seen below HOME, and would be covered: an interpreter in somebody's home, say
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    SHARED["covered"] = [(path, os.open(path, flags)) for path in config["covered"]]
     os.close(fresh(0, 0))  # no bounds: a stream's file has its own, and no program sees this one once it is covered
     SHARED["shelf"] = os.open(HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     SHARED["programs"] = [compile(source, *COMPILED) for source in config["programs"]]

@@ -107,6 +107,9 @@ class Worker:
             on_error.callback(os.close, log)
             given = {**config, "control": theirs.fileno(), "user": bubblewrap.USER, "filter": filters.every.hex()}
             given["filters"] = [filters.python.hex(), filters.run.hex()]
+            given["covered"] = [
+                folder for folder in bubblewrap.folders(config["mounts"]) if Path(folder).is_relative_to(warden.HOME)
+            ]
             texts = {path: memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
             mail = [memory(Path(warden.__file__).read_bytes()), memory(json.dumps(given).encode())]
             for file in (*texts.values(), *mail):

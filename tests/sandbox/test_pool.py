@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -272,3 +273,36 @@ async def test_a_thousand_sandboxes_leave_nothing():
     began = time.monotonic()
     await soak(1000)
     assert time.monotonic() - began < 600
+
+
+async def test_folders_below_home_can_be_read_in_every_run():
+    homes = [home for home in (Path("/home"), Path.home()) if home.is_relative_to("/home") and os.access(home, os.W_OK)]
+    if not homes:
+        pytest.skip("nothing below /home can be written here")
+    with tempfile.TemporaryDirectory(dir=homes[0]) as name:
+        folder = Path(name, "some", "venv")
+        folder.mkdir(parents=True)
+        folder.joinpath("module.py").write_text("found = 'here'\n")
+        Path(name).chmod(0o755)
+        folder.chmod(0o777)
+        folder.joinpath("module.py").chmod(0o666)
+        async with SandboxPool(1, LIMITS, mounts=[folder]) as pool:
+            for _ in range(2):
+                sandbox = await pool.acquire()
+                code = f"import os, sys; sys.path.append({str(folder)!r}); import module"
+                code += "; print(module.found, os.listdir())"
+                assert (await sandbox.python(code)).stdout == "here []\n"
+                assert (await sandbox.run(["cat", str(folder / "module.py")])).stdout == "found = 'here'\n"
+                writing = await sandbox.run(["touch", str(folder / "module.py"), str(folder / "new")])
+                assert writing.exit_code and writing.stderr.count("Read-only file system") == 2
+        assert [path.name for path in folder.iterdir()] == ["module.py"]
+
+
+def test_folders_that_cannot_be_shown_are_refused(tmp_path):
+    for folder, part in (
+        ("/tmp", "a /tmp of their own"),
+        ("/proc/self", "a /proc of"),
+        (tmp_path / "none", "no folder"),
+    ):
+        with pytest.raises(ConfigError, match=part):
+            SandboxPool(1, LIMITS, mounts=[folder])
