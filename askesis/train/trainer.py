@@ -37,6 +37,7 @@ _STATE = "trainer.pt"
 _Found = tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]
 """Of a part: gradients, the loss, log-probabilities, the part, and how even a mixture's experts are."""
 _REPLICAS = 2**28  # bytes of gradients that threads of their own may hold together
+_FEW = 2  # threads that torch makes less of, sharing products, than C++ of one
 
 
 class Trainer:
@@ -49,7 +50,8 @@ class Trainer:
     threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
     backend: `auto` takes the C++ one where it can (dense, float32, on a CPU, a compiler), else torch. The C++ one
-    computes what sequences begin with in common once.
+    computes what sequences begin with in common once. It shares out parts, not products: where the model is so large
+    that more than two threads cannot have a gradient each (256 MiB together), `auto` takes torch.
     dtype: of the factors of products in the C++ one; bfloat16 needs a processor that multiplies it. Sums, norms,
     attention, weights and optimiser stay float32.
     """
@@ -81,6 +83,8 @@ class Trainer:
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
         self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
+        if backend == "auto" and dtype == "float32" and threads > _FEW and not side_by_side:
+            backend = "torch"  # one of many cores would compute in C++, and the others look on
         self._native = _native(model, teacher, backend, dtype)
         self._native_teacher: NativeModel | None = None
         if self._native is not None and teacher is not None:

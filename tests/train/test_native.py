@@ -125,6 +125,14 @@ def test_a_group_is_computed_once_up_to_where_it_parts():
     assert len(sizes) == 4 and sum(sizes) <= 4 * (100 + 8 * 30)
 
 
+def test_a_large_model_on_many_cores_is_left_to_torch(monkeypatch):
+    model = small_model()
+    assert trainer(model, threads=4).backend == "native"
+    monkeypatch.setattr("askesis.train.trainer._REPLICAS", 1000)
+    assert [trainer(model, threads=threads).backend for threads in (1, 2, 4)] == ["native", "native", "torch"]
+    assert trainer(model, threads=4, backend="native").backend == "native"
+
+
 def test_any_number_of_threads_gives_the_same_bits():
     model, samples = small_model(), families(5, 24, 90)
     one, *others = (
