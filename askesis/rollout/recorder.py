@@ -241,10 +241,11 @@ class RecordedTurn:
         self, completion: Completion, finish: str, listener: Listener | None, begun: float, voice: str
     ) -> Answer:
         recorder, one = self._recorder, self._conversation
-        failure = None
+        failure, told = None, None
         try:
             message = recorder.renderer.parse(completion.token_ids, thinking=self._ask.thinking, tools=self._ask.tools)
             thought = thought_tokens(recorder.renderer, completion, self._ask.thinking)
+            told = None if listener is None else listener.told()
         except Exception as error:  # nothing that was sampled is lost, whatever becomes of reading it
             message, thought, failure = Message(role="assistant"), 0, error
         now = recorder.clock()
@@ -253,7 +254,7 @@ class RecordedTurn:
             self._place,
             message,
             completion,
-            told=None if listener is None else listener.told(),
+            told=told,
             finish=finish,
             thinking_tokens=thought,
             temperature=self._sampling.temperature,

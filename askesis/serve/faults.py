@@ -45,7 +45,7 @@ class Fault(AskesisError):
 
     def anthropic(self) -> dict[str, Any]:
         """The body as Anthropic's format has it."""
-        where = f"{self.param}: " if self.param else ""
+        where = f"{self.param}: " if self.param and not str(self).startswith(f"{self.param}: ") else ""
         kind = _ANTHROPIC.get(self.status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": f"{where}{self}"}}
 

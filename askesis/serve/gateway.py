@@ -38,7 +38,7 @@ from askesis.serve.responses import Responses
 from askesis.serve.sessions import Sessions, open_store
 from askesis.serve.settings import Served, Settings
 from askesis.serve.wire import Wire, Writer
-from askesis.types import AskesisError, ConfigError, ContextOverflow, Engine, Sampling, TemplateError
+from askesis.types import AskesisError, ConfigError, ContextOverflow, Engine, Sampling, StoreError, TemplateError
 
 _log = logging.getLogger("askesis.serve")
 _WIRES: dict[str, Wire] = {
@@ -134,7 +134,8 @@ class Gateway:
     def _no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = "there is no" if error.status_code == 404 else f"{request.method} is not possible at"
-        fault = Fault(error.status_code, f"{what} {request.url.path}", code="not_found")
+        code = "not_found" if error.status_code == 404 else "method_not_allowed"
+        fault = Fault(error.status_code, f"{what} {request.url.path}", code=code)
         return self._refuse(request, fault)
 
     def _refuse(self, request: Request, error: Exception) -> Response:
@@ -184,7 +185,12 @@ class Gateway:
         if host is not None:
             raise Fault(409, "this session belongs to an episode, which ends by itself", code="conflict")
         assert name is not None
-        return _json({"session": name, "traces": self._sessions.end(self._gate.session(who, name))})
+        try:
+            traces = self._sessions.end(self._gate.session(who, name))
+        except StoreError as error:
+            _log.error("%s", error)
+            raise Fault(500, f"{error}; they stay in memory, and are tried again", code="internal_error") from None
+        return _json({"session": name, "traces": traces})
 
     async def _count(self, request: Request) -> Response:
         self._who(request)
@@ -262,7 +268,9 @@ class Gateway:
             await asyncio.sleep(min(self.settings.idle_s / 4, 5.0))
             try:
                 self._sessions.seal(idle_s=self.settings.idle_s, reason="idle")
-            except AskesisError:
+            except AskesisError as error:
+                _log.error("%s; they stay in memory, and are tried again", error)
+            except Exception:  # whatever it is, what comes later is to be kept too
                 _log.exception("traces could not be kept")
 
     def _open(self, asked: Asked, host: Host) -> list[Turn]:

@@ -84,10 +84,10 @@ async def _end(task: asyncio.Task[None], gateway: Gateway, sock: socket.socket, 
     try:
         await task
     finally:
-        await gateway.close()
         sock.close()
         if unix is not None:
             Path(unix).unlink(missing_ok=True)
+        await gateway.close()
 
 
 async def _through(task: asyncio.Task[None]) -> None:

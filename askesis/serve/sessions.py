@@ -9,7 +9,7 @@ from pathlib import Path
 from askesis.rollout import Host, Recorder, TraceStore
 from askesis.serve.faults import Fault
 from askesis.serve.settings import Served, Settings
-from askesis.types import ConfigError, Engine, Trace
+from askesis.types import ConfigError, Engine, StoreError, Trace
 
 STORE = "traces.db"
 LABEL = "serve"
@@ -37,6 +37,7 @@ class Sessions:
         self._clock = clock
         self._recorders: dict[str, Recorder] = {}
         self._attached: dict[str, Host] = {}
+        self._unkept: list[Trace] = []  # that could not be put into the store yet
         self.kept = 0  # traces in the store
 
     def attach(self, name: str, host: Host) -> None:
@@ -85,29 +86,41 @@ class Sessions:
         return sum(recorder.tokens for recorder in self._recorders.values())
 
     def seal(self, *, idle_s: float, reason: str) -> int:
-        """Keep what nobody goes on with; how many traces."""
-        count = 0
+        """Keep what nobody goes on with; how many traces. Raises `StoreError`: then they wait for the next time."""
+        sealed: list[Trace] = []
         for name, recorder in list(self._recorders.items()):
-            count += self._keep(recorder.seal(idle_s=idle_s, most_tokens=self._settings.session_tokens, reason=reason))
+            sealed += recorder.seal(idle_s=idle_s, most_tokens=self._settings.session_tokens, reason=reason)
             # a turn that was opened may not speak yet: an empty session is only forgotten a good while later
             if not recorder.conversations and self._clock() - recorder.touched_s > _FORGET_S:
                 recorder.close()
                 del self._recorders[name]
-        return count
+        return self._keep(sealed)
 
     def end(self, name: str) -> int:
-        """A client says that its session is over; how many traces it left."""
+        """A client says that its session is over; how many traces it left. Raises as `seal`."""
         recorder = self._recorders.get(name)
-        return 0 if recorder is None else self._keep(recorder.seal(reason="ended by its client"))
+        return self._keep([] if recorder is None else recorder.seal(reason="ended by its client"))
 
     def _keep(self, traces: list[Trace]) -> int:
-        if traces and self._store is not None:
-            self._store.add(traces, label=LABEL)
-            self.kept += len(traces)
+        """Put them into the store, and those that it did not take before: each alone, so that none keeps others out."""
+        if self._store is None:
+            return len(traces)
+        waiting, self._unkept, failure = [*self._unkept, *traces], [], None
+        for trace in waiting:
+            try:
+                self._store.add([trace], label=LABEL)
+                self.kept += 1
+            except Exception as error:  # a full disk, say: the recorder has forgotten the trace, so it must stay here
+                self._unkept.append(trace)
+                failure = error
+        if failure is not None:
+            raise StoreError(f"{len(self._unkept)} traces could not be kept: {failure}") from failure
         return len(traces)
 
     def close(self) -> None:
-        """Keep all, and let go of the store."""
-        self.seal(idle_s=0.0, reason="the gateway was stopped")
-        if self._store is not None:
-            self._store.close()
+        """Keep all, and let go of the store. Raises `StoreError` if it does not take all."""
+        try:
+            self.seal(idle_s=0.0, reason="the gateway was stopped")
+        finally:
+            if self._store is not None:
+                self._store.close()

@@ -273,3 +273,5 @@ def test_what_cannot_be_served_is_refused_by_name(http, path, body, words):
     response = http.post(path, json=base | body)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+    where, _, rest = response.json()["error"]["message"].partition(": ")
+    assert not rest.startswith(f"{where}: ")  # the field is named once

@@ -10,7 +10,7 @@ from serve_shapes import CHAT_TOOLS, PROMPT, chat
 from askesis.chat.effort import EffortPoint, EffortTable
 from askesis.rollout import Recorder, TraceStore
 from askesis.serve import Gateway, Key, Served, Settings
-from askesis.types import ConfigError
+from askesis.types import ConfigError, StoreError
 
 PATH = "/v1/chat/completions"
 
@@ -118,3 +118,19 @@ def test_the_page_runs_as_it_stands(capsys):
     block = page.split("## In a program")[1].split("```python\n")[1].split("```")[0]
     exec(compile(block, "docs/serving.md", "exec"), {})
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+def test_what_the_store_does_not_take_waits_until_it_does(bundle, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise StoreError("no space left on the device")
+
+    with running(bundle, settings=Settings(record=tmp_path)) as server, server.http() as http:
+        with monkeypatch.context() as disk:
+            disk.setattr(TraceStore, "add", full)
+            _, first, _ = ask(http, [{"role": "user", "content": PROMPT}], where=f"/s/a{PATH}")
+            refused = http.delete("/s/a")
+            assert refused.status_code == 500
+            assert "no space left" in refused.json()["error"]["message"]
+        _, second, _ = ask(http, [{"role": "user", "content": PROMPT}], where=f"/s/b{PATH}")
+    with TraceStore(tmp_path / "traces.db", readonly=True) as kept:
+        assert {trace.id for trace in kept.traces(label="serve")} == {first, second}
