@@ -306,7 +306,7 @@ async def converse(
         traces = recorder.seal(reason="the conversation was closed")
         if target is not None and traces:
             target.mkdir(parents=True, exist_ok=True)
-            with TraceStore(target / "traces.sqlite") as store:
+            with TraceStore(target / "traces.db") as store:
                 store.add(traces, label="chat")
         await engine.close()
 

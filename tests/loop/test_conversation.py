@@ -22,7 +22,7 @@ async def said(talk, text, hear=lambda delta: None):
 
 
 def stored(folder):
-    with TraceStore(folder / "traces.sqlite", readonly=True) as store:
+    with TraceStore(folder / "traces.db", readonly=True) as store:
         return list(store.traces())
 
 
