@@ -133,6 +133,9 @@ def evaluate(
     greedy: Annotated[bool, typer.Option("--greedy", help="Sample greedily (temperature 0).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Which tasks, and how they are sampled.")] = 1_000_003,
     agent: Annotated[str, typer.Option(help="The harness.")] = "solo@1",
+    agent_options: Annotated[
+        list[str], typer.Option("--agent-option", metavar="KEY=VALUE", help="An option of the harness; repeatable.")
+    ] = [],  # noqa: B006 - typer reads the default and never changes it
     context_length: Annotated[int, typer.Option(min=2, help="Most tokens of an episode.")] = 1024,
     options: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="An option of the environment; repeatable.")
@@ -144,6 +147,7 @@ def evaluate(
     Examples: `askesis eval askesis-tiny --env repair --tasks 300`,
     `askesis eval askesis-tiny --env repair --budgets 0,4,8,16,32,64,none --save-effort`.
     """
+    from askesis.agents import load_agent
     from askesis.chat import EFFORT_FILE
     from askesis.cli.tables import print_curve, print_evaluation
 
@@ -162,7 +166,7 @@ def evaluate(
         keep_efforts=save_effort,
         temperature=0.0 if greedy else temperature,
         seed=seed,
-        agent=agent,
+        agent=load_agent(agent, **dict(env_option(one, "--agent-option") for one in agent_options)),
         context_length=context_length,
         display=True,
     )
@@ -254,12 +258,12 @@ def _budgets(text: str) -> list[int | None]:
     return found
 
 
-def env_option(text: str) -> tuple[str, Any]:
+def env_option(text: str, flag: str = "--option") -> tuple[str, Any]:
     """`key=value` as a key and a value. Raises `ConfigError`."""
     from askesis import loop
 
     if "=" not in text:
-        raise ConfigError(f"--option {text!r}: expected key=value, as in max_turns=12")
+        raise ConfigError(f"{flag} {text!r}: expected key=value, as in max_turns=12")
     return loop.parse_override(text)
 
 

@@ -220,6 +220,10 @@ def test_a_place_where_nothing_can_be_written(cli, toy, monkeypatch):
 def test_options_of_an_environment(cli, toy_model):
     message = complaint(cli("eval", toy_model, "--env", TOY, "--option", "broken"))
     assert "--option 'broken': expected key=value" in message
+    message = complaint(cli("eval", toy_model, "--env", TOY, "--agent", "external", "--agent-option", "broken"))
+    assert "--agent-option 'broken': expected key=value" in message
+    message = complaint(cli("eval", toy_model, "--env", TOY, "--agent-option", "instrctions=x"))
+    assert "instructions" in message
 
 
 def test_usage(cli):
