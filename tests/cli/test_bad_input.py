@@ -223,7 +223,7 @@ def test_options_of_an_environment(cli, toy_model):
     message = complaint(cli("eval", toy_model, "--env", TOY, "--agent", "external", "--agent-option", "broken"))
     assert "--agent-option 'broken': expected key=value" in message
     message = complaint(cli("eval", toy_model, "--env", TOY, "--agent-option", 'instrctions="x"'))
-    assert "options [.instrctions.] do not fit" in message
+    assert "options ['instrctions'] do not fit" in message
 
 
 def test_usage(cli):
