@@ -160,6 +160,6 @@ def row(kept: Mapping[str, Any]) -> str:
         )
     goal = "met" if kept["met"] else "not met"
     return (
-        f"- **A whole step of reinforcement** ({'; '.join(parts)}): {kept['ratio']:.1f} x on the lesser; "
+        f"- **A whole step of reinforcement** in bfloat16 ({'; '.join(parts)}): {kept['ratio']:.1f} x on the lesser; "
         f"goal 8: {goal}. `{kept['command']}`"
     )
