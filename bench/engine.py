@@ -178,5 +178,6 @@ def row(kept: Mapping[str, Any]) -> str:
     goal = "met" if kept["met"] else "not met"
     return (
         f"- **Sampling** in bfloat16 ({'; '.join(parts)}; one million parameters, {kept['machine']['cores']} cores). "
-        f"The least of two sizes and two workloads is {kept['ratio']:.2f} x the best peer; goal 3: {goal}. `{kept['command']}`"
+        f"The least of two sizes and two workloads is {kept['ratio']:.2f} x the best peer; goal 3: {goal}. "
+        f"`{kept['command']}`"
     )
