@@ -362,16 +362,16 @@ class _Voice:
 
     def event(self, event: Said | Heard) -> None:
         """A turn is over, or calls have been answered."""
+        from askesis.loop.conversation import Said
+
         self.end()
-        results = getattr(event, "results", None)
-        if results is None:
-            self._said(event)  # type: ignore[arg-type]
+        if isinstance(event, Said):
+            self._said(event)
             return
-        for result in results:
+        for result in event.results:
             self._note.print(_indented(result.text), style="green")
-        ended = event.ended  # type: ignore[union-attr]
-        if ended is not None:
-            self._note.print(f"the task has ended: {ended.reason}; /task N takes another", style="dim")
+        if event.ended is not None:
+            self._note.print(f"the task has ended: {event.ended.reason}; /task N takes another", style="dim")
 
     def _said(self, said: Said) -> None:
         for call in said.message.tool_calls:

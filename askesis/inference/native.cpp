@@ -28,9 +28,6 @@
 #include <vector>
 
 #include "vectors.h"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace {
 
@@ -75,23 +72,6 @@ void multiply(const float* w, const Vec* x, Vec* y, int outer, int inner) {
 }
 
 #if defined(__AVX512BF16__)
-// Two neighbouring bfloat16 factors in each of 16 lanes
-inline Vec pair_product(Vec sum, IntVec a, IntVec b) {
-  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-}
-
-// Lane by lane, `even` and `odd` as a pair
-inline IntVec pair(Vec even, Vec odd) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-  return (IntVec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-// The 16 lanes as 8 pairs of neighbours
-inline void store_pairs(int32_t* to, Vec x) {
-  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)x));
-}
-
 inline uint16_t rounded(float x) {
   return (uint16_t)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(x)), 0);
 }

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 constexpr int LANES = 16;
 #if defined(__AVX512F__)
@@ -54,3 +57,22 @@ inline float largest(Vec v) {
   for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
   return top;
 }
+
+#if defined(__AVX512BF16__)
+// sum += a b, with two neighbouring bfloat16 factors in each lane
+inline Vec pair_product(Vec sum, IntVec a, IntVec b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+// The 16 lanes in bfloat16
+inline __m256i halves(Vec x) { return (__m256i)_mm512_cvtneps_pbh((__m512)x); }
+
+// Lane by lane, `even` and `odd` as a pair
+inline IntVec pair(Vec even, Vec odd) {
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves(odd)), 16);
+  return (IntVec)_mm512_or_si512(_mm512_cvtepu16_epi32(halves(even)), high);
+}
+
+// The 16 lanes as 8 pairs of neighbours
+inline void store_pairs(int32_t* to, Vec x) { _mm256_storeu_si256((__m256i*)to, halves(x)); }
+#endif

@@ -22,9 +22,6 @@
 #include <vector>
 
 #include "vectors.h"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace {
 
@@ -83,7 +80,7 @@ inline Vec accumulate(Vec sum, Vec a, Vec b) { return sum + a * b; }
 
 inline Vec accumulate(Vec sum, IntVec a, IntVec b) {
 #if defined(__AVX512BF16__)
-  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  return pair_product(sum, a, b);
 #else
   return sum;
 #endif
@@ -154,16 +151,12 @@ inline uint16_t rounded(float x) {
   return x == x ? (bits.i + 0x7FFF + (bits.i >> 16 & 1)) >> 16 : 0x7FC0;
 }
 
-#if defined(__AVX512BF16__)
-inline __m256i halves(const float* x) { return (__m256i)_mm512_cvtneps_pbh(*(const __m512*)x); }
-#endif
-
 // Neighbours of each row as pairs
 inline void pair_neighbours(const float* from, int64_t lead, int rows, int size, int32_t* to, int64_t apart) {
 #if defined(__AVX512BF16__)
   for (int r = 0; r < rows; r++)
     for (int i = 0; i < size; i += LANES)
-      _mm256_storeu_si256((__m256i*)(to + r * apart + i / 2), halves(from + r * lead + i));
+      store_pairs(to + r * apart + i / 2, *(const Vec*)(from + r * lead + i));
 #endif
 }
 
@@ -172,10 +165,8 @@ inline void pair_rows(const float* from, int64_t lead, int rows, int size, int32
 #if defined(__AVX512BF16__)
   for (int r = 0; r < rows; r += 2)
     for (int i = 0; i < size; i += LANES) {
-      const __m512i low = _mm512_cvtepu16_epi32(halves(from + r * lead + i));
-      const __m512i high =
-          r + 1 < rows ? _mm512_cvtepu16_epi32(halves(from + (r + 1) * lead + i)) : _mm512_setzero_si512();
-      _mm512_store_si512(to + r / 2 * apart + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      const Vec odd = r + 1 < rows ? *(const Vec*)(from + (r + 1) * lead + i) : Vec{};
+      *(IntVec*)(to + r / 2 * apart + i) = pair(*(const Vec*)(from + r * lead + i), odd);
     }
 #endif
 }
