@@ -24,6 +24,7 @@ class Learner:
             kind=settings.optimizer,
             lr=settings.lr,
             muon_lr=settings.muon_lr,
+            betas=settings.betas,
             weight_decay=settings.weight_decay,
             schedule=settings.schedule,
             warmup=settings.warmup,

@@ -16,6 +16,7 @@ Natural = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _demand(condition: object, message: str) -> None:
@@ -278,6 +279,9 @@ class Train(Section):
     """Learning rate of AdamW."""
     muon_lr: Rate = 0.01
     """Learning rate of Muon."""
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    """What AdamW's means of the gradient and of its square keep at each step. Late in reinforcement, when few groups
+    differ and gradients are small, a short memory of the square (0.95) makes the next large one a leap: take 0.999."""
     weight_decay: Amount = 0.0
     """Decoupled weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

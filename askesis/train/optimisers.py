@@ -83,8 +83,8 @@ class Muon(Optimizer):
 class Optimisers:
     """The optimiser of a model: AdamW alone, or Muon for the layers' matrices and AdamW for all else.
 
-    lr: AdamW's; muon_lr: Muon's. Both follow one schedule. betas are (0.9, 0.95). Weight decay is decoupled and spares
-    vectors (norms).
+    lr: AdamW's; muon_lr: Muon's. Both follow one schedule. betas: AdamW's, the shares that its running means of the
+    gradient and of its square keep at each step, each below 1. Weight decay is decoupled and spares vectors (norms).
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Optimisers:
         kind: Literal["adamw", "muon"],
         lr: float,
         muon_lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
         schedule: Schedule = "constant",
         warmup: float = 0.0,
@@ -110,7 +111,7 @@ class Optimisers:
         groups = [group for group in groups if group["params"]]
         self._all: list[tuple[Optimizer, float]] = []
         if groups:
-            self._all.append((AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True), lr))
+            self._all.append((AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True), lr))
         if matrices:
             self._all.append((Muon(matrices, lr=muon_lr, weight_decay=weight_decay), muon_lr))
         numbers = sum(p.numel() for p in matrices) + 2 * sum(p.numel() for p in rest)
