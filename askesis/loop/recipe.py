@@ -279,7 +279,7 @@ class Train(Section):
     """Learning rate of AdamW."""
     muon_lr: Rate = 0.01
     """Learning rate of Muon."""
-    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    betas: Annotated[tuple[Momentum, Momentum], Strict(False)] = (0.9, 0.95)
     """What AdamW's means of the gradient and of its square keep at each step. Late in reinforcement, when few groups
     differ and gradients are small, a short memory of the square (0.95) makes the next large one a leap: take 0.999."""
     weight_decay: Amount = 0.0
