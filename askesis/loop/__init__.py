@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         read_evaluations,
     )
     from askesis.loop.run import dry_run, train
+    from askesis.loop.scripted import play_policy
 
 _HOMES = {
     "bundle": ("Bundle", "load"),
@@ -48,6 +49,7 @@ _HOMES = {
         "read_evaluations",
     ),
     "run": ("dry_run", "train"),
+    "scripted": ("play_policy",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -76,6 +78,7 @@ __all__ = [
     "make_console",
     "parse_override",
     "plain_values",
+    "play_policy",
     "read_evaluations",
     "render_curve",
     "resolve",

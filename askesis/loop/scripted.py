@@ -1,0 +1,139 @@
+"""Policies that no model speaks for, over the tasks of an environment: what an oracle, a blind or an idle one gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from askesis.agents import load_agent
+from askesis.chat import Qwen3Renderer, train_bpe
+from askesis.envs.policies import NullPolicy, RandomPolicy
+from askesis.loop.evaluation import Exam, Examiner, demand_played
+from askesis.loop.recipe import EvalSettings
+from askesis.loop.results import Evaluation
+from askesis.loop.stream import tasks_of
+from askesis.rollout import Costs, EpisodeSpec, PolicySpeakers, TraceSink
+from askesis.types import (
+    Agent,
+    ConfigError,
+    Env,
+    Policy,
+    Renderer,
+    Reward,
+    Split,
+    State,
+    Task,
+    Thinking,
+    Tool,
+    ToolSpec,
+    Trace,
+    nearest,
+)
+
+Actor = Callable[[EpisodeSpec, Sequence[ToolSpec]], Policy]
+"""Makes the policy of one episode, given what the agent can call in it."""
+
+_SEED = EvalSettings().seed
+_NO_BOUND = 2**20  # tokens of a turn: a scripted policy has no tokens of its own that a limit could be about
+
+
+@lru_cache(maxsize=1)
+def plain_renderer() -> Renderer:
+    """Qwen3's format over single bytes: for episodes whose tokens nobody looks at. Loads no file and no torch."""
+    return Qwen3Renderer(train_bpe([""], 256))
+
+
+def actor(env: Env, name: str) -> Actor:
+    """A policy by name: `oracle` and `demonstrator` as the environment has them, `random`, `null` (stops at once), or
+    `null:HOW` as `NullPolicy` has it. Raises `ConfigError` for no such policy."""
+    kind, _, how = name.partition(":")
+    if kind == "null":
+        return lambda spec, tools: NullPolicy(tools, how=how or "stop")  # type: ignore[arg-type]
+    if name == "random":
+        return lambda spec, tools: RandomPolicy(tools, seed=spec.seed)
+    known = ("oracle", "demonstrator", "random", "null")
+    if name not in known:
+        raise ConfigError(f"no policy {name!r}{nearest(name, known)}: expected one of {', '.join(known)}")
+    made: Any = getattr(env, name, None)
+    if made is None:
+        raise ConfigError(f"environment {env.name!r} has no {name}")
+    if name == "oracle":
+        return lambda spec, tools: made(spec.task)
+    return lambda spec, tools: made(spec.task, seed=spec.seed)
+
+
+async def play_policy(
+    env: Env,
+    policy: str | Actor,
+    *,
+    tasks: int | Sequence[Task] = 200,
+    split: Split = "heldout",
+    seed: int = _SEED,
+    thinking: Thinking | None = None,
+    agent: Agent | None = None,
+    concurrency: int = 32,
+    store: TraceSink | None = None,
+) -> Evaluation:
+    """Success of a scripted policy with its 95% interval, in `.rows[0].summary`. The environment stays open.
+
+    policy: as in `actor`, or a function. tasks: how many of `split`, or which. thinking: none unless given. store:
+    gets the traces. Bounds of tokens do not hold: what a policy writes has no tokens of its own. Raises `ConfigError`,
+    and `EnvError` where no episode comes to an end that says something about the policy.
+    """
+    made = actor(env, policy) if isinstance(policy, str) else policy
+    chosen = tasks_of(env, split, seed=seed, limit=tasks) if isinstance(tasks, int) else tasks
+    told = _Telling(env, {})
+    examiner = Examiner(
+        renderer=plain_renderer(),
+        env=told,
+        agent=agent or load_agent(),
+        costs=Costs(),
+        concurrency=concurrency,
+        store=store,
+    )
+    speakers = PolicySpeakers(policy=lambda spec: made(spec, told.specs[spec.task.id]), renderer=plain_renderer())
+    exam = Exam(
+        tasks=[token_free(task) for task in chosen],
+        modes=(thinking or Thinking(enabled=False),),
+        temperatures=(1.0,),
+        seed=seed,
+    )
+    evaluation = await examiner.examine(speakers, exam, name=policy if isinstance(policy, str) else "policy")
+    demand_played(evaluation)
+    return evaluation
+
+
+def token_free(task: Task) -> Task:
+    """The task without its bounds of tokens."""
+    return replace(task, limits=replace(task.limits, max_tokens=None, max_turn_tokens=_NO_BOUND))
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """The environment, and what it last offered in an episode of each task: a policy is made right after that."""
+
+    env: Env
+    specs: dict[str, Sequence[ToolSpec]]
+
+    @property
+    def name(self) -> str:
+        return self.env.name
+
+    def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
+        return self.env.tasks(split, seed=seed, limit=limit)
+
+    async def setup(self, task: Task) -> State:
+        return await self.env.setup(task)
+
+    def tools(self, task: Task, state: State) -> Sequence[Tool]:
+        tools = self.env.tools(task, state)
+        self.specs[task.id] = [tool.spec for tool in tools]
+        return tools
+
+    async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
+        return await self.env.verify(trace, state)
+
+    async def close(self) -> None:
+        await self.env.close()
