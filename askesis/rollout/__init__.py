@@ -8,7 +8,7 @@ from askesis.rollout.ledger import Draw, Ledger, Step
 from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
-from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers
+from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers, scripted_completion
 from askesis.rollout.statistics import Hybrid, Summary, by_mode, hybrid, metric, summarise, version_range, wilson
 from askesis.rollout.store import StepSummary, TraceStore
 from askesis.rollout.tree import TokenTree
@@ -50,6 +50,7 @@ __all__ = [
     "hybrid",
     "metric",
     "run_episode",
+    "scripted_completion",
     "summarise",
     "turn_seed",
     "version_range",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -67,8 +68,12 @@ class Speaker(Protocol):
         """As `speak`, on a branch of the episode by its number, heard while it is sampled."""
         ...
 
+    def spawn(self, name: str, specialist: str) -> Speaker:
+        """The voice of a sub-agent of that name; `specialist` if the task foresees it, else empty."""
+        ...
+
     def close(self) -> None:
-        """The episode is over."""
+        """The episode is over, or the sub-agent's part of it."""
         ...
 
 
@@ -97,6 +102,7 @@ class _EngineSpeaker:
     engine: Engine
     session: str
     branches: set[str] = field(default_factory=set)
+    spawned: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
     def context_length(self) -> int:
@@ -121,6 +127,9 @@ class _EngineSpeaker:
         self.branches.add(session)
         return await self.engine.generate(tokens, sampling, session=session, on_tokens=on_tokens)
 
+    def spawn(self, name: str, specialist: str) -> Speaker:
+        return _EngineSpeaker(self.engine, f"{self.session}/agent{next(self.spawned)}")
+
     def close(self) -> None:
         for session in {self.session, *self.branches}:
             self.engine.release(session)
@@ -130,7 +139,8 @@ class _EngineSpeaker:
 class PolicySpeakers:
     """Every episode is spoken by a scripted policy (oracle, demonstrator, guesser), without an engine.
 
-    policy: makes the policy of one episode. The tokens are those that a model would have sampled to say the same
+    policy: makes the policy of one episode. A sub-agent's is what that policy's `sub_agent(name, specialist)` gives;
+    of a policy without that method, a fresh one. The tokens are those that a model would have sampled to say the same
     (`Renderer.render_completion`), with log-probability 0 and no policy version; a message longer than the turn may
     be is cut off, as a model's would be.
     """
@@ -142,6 +152,19 @@ class PolicySpeakers:
     def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
         """A fresh policy for this episode."""
         return _PolicySpeaker(self.policy(spec), self.renderer, self.context_length)
+
+
+def scripted_completion(message: Message, renderer: Renderer, thinking: Thinking, sampling: Sampling) -> Completion:
+    """`message` as a completion that nobody sampled: log-probability 0, no policy version, cut off at the bound."""
+    said = renderer.render_completion(message, thinking=thinking)
+    kept = said[: sampling.max_tokens]
+    return Completion(
+        token_ids=kept,
+        logprobs=np.zeros(len(kept), dtype=np.float32),
+        forced=np.zeros(len(kept), dtype=np.bool_),
+        finish_reason="stop" if len(kept) == len(said) else "length",
+        policy_versions=np.full(len(kept), NO_VERSION, dtype=np.int32),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +180,7 @@ class _PolicySpeaker:
             message = self.policy.act(messages, thinking)
         except Exception as error:
             raise EngineError(f"scripted policy {type(self.policy).__name__} failed: {error!r}") from error
-        said = self.renderer.render_completion(message, thinking=thinking)
-        kept = said[: sampling.max_tokens]
-        return Completion(
-            token_ids=kept,
-            logprobs=np.zeros(len(kept), dtype=np.float32),
-            forced=np.zeros(len(kept), dtype=np.bool_),
-            finish_reason="stop" if len(kept) == len(said) else "length",
-            policy_versions=np.full(len(kept), NO_VERSION, dtype=np.int32),
-        )
+        return scripted_completion(message, self.renderer, thinking, sampling)
 
     async def say(
         self,
@@ -187,6 +202,11 @@ class _PolicySpeaker:
             )
         )
         return done
+
+    def spawn(self, name: str, specialist: str) -> Speaker:
+        make = getattr(self.policy, "sub_agent", None)
+        policy = self.fresh() if make is None else make(name, specialist)
+        return replace(self, policy=policy)
 
     def close(self) -> None:
         """Nothing is held."""
