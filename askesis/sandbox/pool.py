@@ -17,11 +17,21 @@ from typing import Self, TypeVar
 
 from askesis.sandbox import bubblewrap, warden
 from askesis.sandbox.door import Channel, opened
-from askesis.sandbox.tree import Tree
+from askesis.sandbox.tree import Tree, TreeSnapshot
 from askesis.sandbox.worker import Answer, Worker, memory, packed
-from askesis.types import NO_VARIABLES, ConfigError, Door, RunLimits, RunResult, Sandbox, SandboxError, in_line
+from askesis.types import (
+    NO_VARIABLES,
+    ConfigError,
+    Door,
+    RunLimits,
+    RunResult,
+    Sandbox,
+    SandboxError,
+    Snapshot,
+    in_line,
+)
 
-MOST_FILES = 4096  # files, folders and symlinks of a tree
+MOST_FILES = 4096  # files, folders and symlinks of a tree, unless a pool is told otherwise
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
 PRELOAD = ("collections", "functools", "io", "itertools", "json", "math", "random", "re", "string")
 _OWN = (warden.TREE, "/home/tmp", "/tmp", "/var/tmp", "/dev", "/proc")  # where no folder of the host can be seen
@@ -47,7 +57,8 @@ class SandboxPool:
     too, more workers than cores are faster: most of a call is then waiting for its turn. limits: of a run that brings
     none.
 
-    tree: bytes that a working tree may hold (default: four times the limit on one file). preload: modules of the
+    tree, files: bytes, and files, folders and symlinks, that a working tree may hold (default: four times the limit on
+    one file, and 4096). preload: modules of the
     standard library that a Python call finds imported; each makes every call a little dearer. programs: sources that
     are run often, compiled once; they must not be an episode's own, since every episode could look at them. mounts:
     folders that all programs can read, under the paths that they have here (a virtual environment, say).
@@ -61,6 +72,7 @@ class SandboxPool:
         limits: RunLimits,
         *,
         tree: int | None = None,
+        files: int = MOST_FILES,
         preload: Sequence[str] = PRELOAD,
         programs: Sequence[str] = (),
         mounts: Sequence[str | Path] = (),
@@ -69,11 +81,13 @@ class SandboxPool:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
         _check(limits)
         self._limits = limits
-        self._room = 4 * limits.file_size if tree is None else tree
+        self._room, self._files = 4 * limits.file_size if tree is None else tree, files
+        if self._room < 1 or files < 1:
+            raise ConfigError(f"sandbox: tree={self._room}, files={files}: expected room for a file at least")
         self._programs = {source: number for number, source in enumerate(programs)}
         # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
-        room = 2 * self._room + MOST_FILES * os.sysconf("SC_PAGE_SIZE")
-        self._config = {"size": room, "inodes": 2 * MOST_FILES, "preload": [*preload], "programs": [*programs]}
+        room = 2 * self._room + files * os.sysconf("SC_PAGE_SIZE")
+        self._config = {"size": room, "inodes": 2 * files, "preload": [*preload], "programs": [*programs]}
         self._config["mounts"] = [_folder(mount) for mount in mounts]
         self._turns = asyncio.Semaphore(size)  # first come, first served
         self._idle: list[Worker] = []
@@ -94,11 +108,18 @@ class SandboxPool:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def acquire(self) -> Sandbox:
-        """A sandbox with an empty tree. Never waits: only running takes a worker."""
+    async def acquire(self, snapshot: Snapshot | None = None) -> Sandbox:
+        """A sandbox with an empty tree, or one that begins as `snapshot`. Never waits: only running takes a worker.
+
+        Raises `ConfigError` for a snapshot that is larger than this pool's trees may be.
+        """
         if not self._open:
             raise SandboxError("sandbox: the pool is not open: use `async with SandboxPool(...) as pool`")
-        return _Sandbox(self, Tree(room=self._room, most=MOST_FILES), self._limits)
+        if snapshot is None:
+            return _Sandbox(self, Tree(room=self._room, most=self._files), self._limits)
+        if not isinstance(snapshot, TreeSnapshot):
+            raise ConfigError(f"sandbox: a snapshot of another make: {type(snapshot).__name__}; copy it file by file")
+        return _Sandbox(self, Tree.opened(snapshot, room=self._room, most=self._files), self._limits)
 
     async def close(self) -> None:
         """Kill everything; calls in flight get a `SandboxError`. Idempotent."""
@@ -150,6 +171,7 @@ class _Sandbox:
         self._turn = asyncio.Lock()  # calls follow each other: each begins in the tree that the last one left
         self._worker: Worker | None = None  # that runs something for us
         self._closed = False
+        self._lost: list[str] = []  # what the last call left that could not be kept
 
     async def run(
         self,
@@ -188,6 +210,18 @@ class _Sandbox:
             self._check_open()
             self._tree.write(path, data)
 
+    async def paths(self) -> Sequence[str]:
+        """See `Sandbox.paths`."""
+        async with self._turn:
+            self._check_open()
+            return self._tree.paths()
+
+    async def snapshot(self) -> Snapshot:
+        """See `Sandbox.snapshot`."""
+        async with self._turn:
+            self._check_open()
+            return self._tree.snapshot(self._lost)
+
     async def close(self) -> None:
         """See `Sandbox.close`. A call in flight gets a `SandboxError`."""
         self._closed = True
@@ -204,7 +238,7 @@ class _Sandbox:
                 async with self._pool._worker() as worker:
                     self._check_open()
                     answer = await self._answer(worker, call, limits or self._limits)
-                lost = await self._collect(answer.tree)
+                self._lost = lost = await self._collect(answer.tree)
             except OSError as error:
                 raise SandboxError(f"sandbox: a call could not be made: {error}") from error
             self._check_open()

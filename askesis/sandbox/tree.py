@@ -11,8 +11,11 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from askesis.types import ConfigError
 
 ROOT = "/home/agent"  # where programs see the tree
 PATH_BYTES = 1000  # of the longest path that is kept
@@ -112,71 +115,170 @@ class Tree:
             place = step
         return place
 
+    def paths(self) -> list[str]:
+        """All regular files, sorted."""
+        return sorted(path for path, entry in self._entries.items() if entry.kind == "file")
+
+    def snapshot(self, lost: Sequence[str] = ()) -> TreeSnapshot:
+        """What is here now; `lost` is what could not be kept of it."""
+        return TreeSnapshot(dict(self._entries), self._size, tuple(lost))
+
+    @classmethod
+    def opened(cls, snapshot: TreeSnapshot, *, room: int, most: int) -> Tree:
+        """A tree that begins as `snapshot`. Raises `ConfigError` if that is more than it may hold."""
+        size, entries = snapshot.size
+        if size > room or entries > most:
+            raise ConfigError(
+                f"sandbox: a snapshot of {size} bytes in {entries} files and folders does not fit into a tree of "
+                f"{room} bytes and {most}; give the pool a larger `tree` or `files`"
+            )
+        tree = cls(room=room, most=most)
+        tree._entries, tree._size = dict(snapshot.entries), size
+        return tree
+
     # -- what a program left -----------------------------------------------------------------------------------------
 
     def collected(self, folder: int) -> tuple[Tree, list[str]]:
-        """What lies in the folder with this descriptor, where nothing runs any more, and the paths not kept.
+        """What lies in the folder with this descriptor, and the paths not kept. Programs may be at work in it.
 
-        Files, folders and symlinks are kept, within the tree's bounds; no symlink is followed.
+        Files, folders and symlinks are kept, within the tree's bounds. No symlink is followed, not even one that is
+        put in a folder's place meanwhile, and nothing is opened that would keep us waiting (a pipe, a leased file).
         """
         tree = Tree(room=self._room, most=self._most)
         lost: list[str] = []
         folders = [""]
         while folders:
             above = folders.pop()
-            with _Opened(above or ".", os.O_DIRECTORY, folder) as opened:
-                names = _names(opened)
-            for name in names:
-                path = f"{above}/{name}" if above else name
-                entry = tree._found(path, folder, self._entries.get(path))
-                if entry is None:
-                    lost.append(path)
-                    continue
-                tree._entries[path] = entry
-                tree._size += len(entry.data)
-                if entry.kind == "folder":
-                    folders.append(path)
+            try:
+                opened = descend(folder, above)
+            except OSError:
+                lost.append(above)
+                continue
+            try:
+                for found in _listed(opened):
+                    path = f"{above}/{found.name}" if above else found.name
+                    try:
+                        entry = tree._found(path, found, opened)
+                    except FileNotFoundError:
+                        continue
+                    except OSError:
+                        entry = None
+                    if entry is None:
+                        lost.append(path)
+                        continue
+                    before = self._entries.get(path)
+                    tree._entries[path] = before if before is not None and before == entry else entry
+                    tree._size += len(entry.data)
+                    if entry.kind == "folder":
+                        folders.append(path)
+            finally:
+                os.close(opened)
         return tree, lost
 
-    def _found(self, path: str, folder: int, before: Entry | None) -> Entry | None:
-        """What lies at `path`, or None if it cannot be kept; `before` itself where nothing changed."""
+    def _found(self, path: str, found: os.DirEntry[str], folder: int) -> Entry | None:
+        """What lies at `path`, in the folder with this descriptor, or None if it cannot be kept."""
         if len(os.fsencode(path)) > PATH_BYTES or len(self._entries) >= self._most:
             return None
-        status = os.stat(path, dir_fd=folder, follow_symlinks=False)
-        kind, mode, data = stat.S_IFMT(status.st_mode), status.st_mode & 0o777, b""
-        if kind not in _KINDS or (kind != stat.S_IFDIR and self._size + status.st_size > self._room):
+        left = self._room - self._size
+        if found.is_file(follow_symlinks=False):
+            file = opened(found.name, folder)
+            try:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > left:
+                    return None
+                data = content(file, status.st_size)
+            finally:
+                os.close(file)
+            return Entry("file", status.st_mode & 0o777, status.st_mtime_ns, data)
+        status = found.stat(follow_symlinks=False)
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None or kind == "file":
             return None
-        if kind == stat.S_IFLNK:
-            data = os.fsencode(os.readlink(path, dir_fd=folder))
-        elif kind == stat.S_IFREG and status.st_size:
-            with _Opened(path, 0, folder) as opened, open(opened, "rb", closefd=False) as file:
-                data = file.read(status.st_size)
-        entry = Entry(_KINDS[kind], mode, status.st_mtime_ns, data)
-        return before if before == entry else entry
+        data = os.fsencode(os.readlink(found.name, dir_fd=folder)) if kind == "link" else b""
+        return Entry(kind, status.st_mode & 0o777, status.st_mtime_ns, data) if len(data) <= left else None
 
 
-class _Opened:
-    """A descriptor of something in a tree, its permissions overruled where they forbid even its owner to look."""
+@dataclass(frozen=True, slots=True)
+class TreeSnapshot:
+    """See `Snapshot`. held: bytes of all contents."""
 
-    def __init__(self, path: str, flags: int, folder: int) -> None:
-        flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    entries: Mapping[str, Entry]
+    held: int
+    lost: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Bytes of all contents, and entries."""
+        return self.held, len(self.entries)
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """See `Snapshot.paths`."""
+        return tuple(sorted(path for path, entry in self.entries.items() if entry.kind == "file"))
+
+    def read(self, path: str) -> bytes:
+        """See `Snapshot.read`."""
+        return Tree.opened(self, room=self.held, most=len(self.entries)).read(path)
+
+
+# -- files in a folder in which programs may be at work --------------------------------------------------------------
+
+
+def descend(root: int, path: str) -> int:
+    """A descriptor of the folder at `path` below the folder `root`, no symlink followed. Raises `OSError`."""
+    at = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    for name in path.split("/") if path else ():
         try:
-            self._file = os.open(path, flags, dir_fd=folder)
-        except PermissionError:
-            os.chmod(path, 0o700, dir_fd=folder)
-            self._file = os.open(path, flags, dir_fd=folder)
-
-    def __enter__(self) -> int:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+            below = opened(name, at, os.O_DIRECTORY)
+        finally:
+            os.close(at)
+        at = below
+    return at
 
 
-def _names(folder: int) -> list[str]:
-    """What is in an open folder; nothing, if the program removed the folder itself."""
+def opened(name: str, folder: int, flags: int = 0) -> int:
+    """A descriptor of what `name` in a folder names, permissions overruled that forbid even its owner to look.
+
+    A file gets them back at once. A folder does not: what is in it could not be looked at.
+    """
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return sorted(os.listdir(folder))
+        file = os.open(name, flags, dir_fd=folder)
+    except PermissionError:
+        file = -1
+    if file >= 0 and not (flags & os.O_DIRECTORY and os.fstat(file).st_mode & 0o500 != 0o500):
+        return file
+    if file >= 0:
+        os.close(file)
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status, link = os.fstat(place), f"/proc/self/fd/{place}"  # this very file, whatever its name names by now
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        os.chmod(link, 0o700)  # noqa: PTH101
+        try:
+            return os.open(link, flags & ~os.O_NOFOLLOW)
+        finally:
+            if not flags & os.O_DIRECTORY:
+                os.chmod(link, stat.S_IMODE(status.st_mode))  # noqa: PTH101
+    finally:
+        os.close(place)
+
+
+def content(file: int, size: int) -> bytes:
+    """The first `size` bytes of an open file, or what there is."""
+    parts = []
+    while size and (part := os.read(file, size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _listed(folder: int) -> list[os.DirEntry[str]]:
+    """What is in an open folder, by name; nothing, if the program removed the folder itself."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
 

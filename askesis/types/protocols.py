@@ -199,6 +199,24 @@ class Door:
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
+class Snapshot(Protocol):
+    """What a working tree held at one moment. Immutable, and of no cost to anybody: a sandbox can be opened on it."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """All regular files, sorted. Folders and symlinks are in it too, and come back in a sandbox opened on it."""
+        ...
+
+    @property
+    def lost(self) -> Sequence[str]:
+        """Paths that could not be kept: pipes, sockets, and what is beyond the tree's bounds."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """The content of a file, with the errors of `Sandbox.read`."""
+        ...
+
+
 class Sandbox(Protocol):
     """An isolated working tree with processes. Paths are relative to the working tree. Raises `SandboxError`."""
 
@@ -230,6 +248,14 @@ class Sandbox(Protocol):
 
     async def write(self, path: str, data: bytes) -> None:
         """Make or replace a file, and the folders above it."""
+        ...
+
+    async def paths(self) -> Sequence[str]:
+        """All regular files of the working tree, sorted."""
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """What the working tree holds now. It kills nothing, and later changes do not reach it."""
         ...
 
     async def close(self) -> None:

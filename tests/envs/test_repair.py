@@ -210,13 +210,13 @@ async def test_only_a_submission_is_paid_and_the_sandbox_is_gone_before_the_verd
 
 
 async def test_a_set_up_that_fails_leaves_no_sandbox_behind(env, monkeypatch):
-    made, make = [], env._sandbox
+    made, make = [], env._sandboxes.acquire
 
     async def remembered():
         made.append(await make())
         return made[-1]
 
-    monkeypatch.setattr(env, "_sandbox", remembered)
+    monkeypatch.setattr(env._sandboxes, "acquire", remembered)
     task = env.tasks("train", seed=0, limit=1)[0]
     too_large = Task(env="repair", prompt="x", data=dict(task.data) | {"source": "#" * 2**26})
     with pytest.raises(OSError, match="holds 4194304 bytes"):

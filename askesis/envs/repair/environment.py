@@ -7,7 +7,6 @@ closed with all its processes, hidden calls run in a fresh sandbox, and their re
 from __future__ import annotations
 
 import ast
-import asyncio
 import json
 import random
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from askesis.envs.repair import programs
 from askesis.envs.repair.guest import HIDDEN_CALLS, VISIBLE_TESTS, plain, runnable_tests
 from askesis.envs.repair.policies import Demonstrator, Guesser, Habits, Oracle
-from askesis.sandbox import SandboxPool
+from askesis.sandbox import LazyPool
 from askesis.types import (
     ConfigError,
     EnvError,
@@ -188,11 +187,14 @@ class Repair:
             raise ConfigError(f"repair: faults={list(faults)}: expected one to three weights, none negative, not all 0")
         self._functions, self._faults, self._kinds = tuple(functions), tuple(faults), tuple(kinds)
         self._limits = Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens)
-        self._workers, self._runnable = workers, runnable
-        self._mounts = [mount.replace("{prefix}", sys.prefix) for mount in mounts]
-        self._pool: SandboxPool | None = None
-        self._starting = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runnable = runnable
+        self._sandboxes = LazyPool(
+            size=workers,
+            limits=RUN_LIMITS,
+            preload=("io", "json"),
+            programs=(VISIBLE_TESTS, HIDDEN_CALLS),
+            mounts=[mount.replace("{prefix}", sys.prefix) for mount in mounts],
+        )
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -234,23 +236,6 @@ class Repair:
 
     # -- episodes ------------------------------------------------------------------------------------------------
 
-    async def _sandbox(self) -> Sandbox:
-        """A fresh one. A pool lives in one event loop; an environment may serve several, one after the other."""
-        if (loop := asyncio.get_running_loop()) is not self._loop:
-            self._loop, self._starting = loop, asyncio.Lock()
-            await self.close()
-        async with self._starting:
-            if self._pool is None:
-                pool = SandboxPool(
-                    size=self._workers,
-                    limits=RUN_LIMITS,
-                    preload=("io", "json"),
-                    programs=(VISIBLE_TESTS, HIDDEN_CALLS),
-                    mounts=self._mounts,
-                )
-                self._pool = await pool.__aenter__()
-        return await self._pool.acquire()
-
     async def setup(self, task: Task) -> RepairState:
         """A fresh sandbox with the broken module in it. Raises `EnvError` for a task that is not of this shape."""
         try:
@@ -262,7 +247,7 @@ class Repair:
             ) from None
         if not all(cases):
             raise EnvError(f"repair: task {task.id} has no tests")
-        state = RepairState(await self._sandbox())
+        state = RepairState(await self._sandboxes.acquire())
         try:
             await state.sandbox.write(FILE, content)
             if self._runnable:
@@ -305,7 +290,7 @@ class Repair:
         hidden = task.data["hidden"]
         calls = json.dumps([[name, arguments] for name, arguments, _ in hidden]).encode()
         try:
-            fresh = await self._sandbox()
+            fresh = await self._sandboxes.acquire()
             try:
                 await fresh.write(FILE, submission)
                 result = await fresh.python(HIDDEN_CALLS, stdin=calls, limits=RUN_LIMITS)
@@ -320,9 +305,7 @@ class Repair:
 
     async def close(self) -> None:
         """Stop the sandbox workers."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        await self._sandboxes.close()
 
     # -- scripted policies -----------------------------------------------------------------------------------------
 
