@@ -172,6 +172,10 @@ class RunLimits:
     output: int = 64 * 2**10
 
 
+Ended = Literal["exit", "wall", "cpu", "memory", "killed", "stopped"]
+"""How what ran in a sandbox ended: by itself, by which limit, by a SIGKILL that was not ours, or by us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """What a program in a sandbox did. `ended`: it exited by itself, which limit stopped it, or that we did.
@@ -182,7 +186,7 @@ class RunResult:
     exit_code: int
     stdout: str
     stderr: str
-    ended: Literal["exit", "wall", "cpu", "memory", "killed", "stopped"] = "exit"
+    ended: Ended = "exit"
     truncated: bool = False
     wall_s: float = 0.0
 
@@ -217,6 +221,57 @@ class Snapshot(Protocol):
         ...
 
 
+class Terminal(Protocol):
+    """A live pseudo-terminal in a sandbox: what a person at a keyboard would have of it.
+
+    Its program and all that this starts live until the terminal is closed, or its sandbox. Raises `SandboxError` where
+    the machinery failed, and never for what a program did.
+    """
+
+    @property
+    def alive(self) -> bool:
+        """Whether its program is still there."""
+        ...
+
+    @property
+    def ended(self) -> Ended | None:
+        """How its program ended; None while it is there."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its program, negative for a signal; None while it is there."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Bytes of output so far that were not kept, since nobody read them in time."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Type. `BlockingIOError` if the program does not read it, `BrokenPipeError` if there is none any more."""
+        ...
+
+    async def read(self, *, wait_s: float, quiet_s: float) -> bytes:
+        """What has come since the last call: at most the output limit, its middle replaced by a line that says so.
+
+        Returns when nothing came for `quiet_s` seconds, when `wait_s` seconds are over, or when the program has ended.
+        """
+        ...
+
+    async def interrupt(self) -> None:
+        """What Ctrl-C does. No error if there is nobody to interrupt."""
+        ...
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Change the window; its programs are told."""
+        ...
+
+    async def close(self) -> None:
+        """Kill what lives in it; with a sandbox's last terminal, all that lives in there. Idempotent."""
+        ...
+
+
 class Sandbox(Protocol):
     """An isolated working tree with processes. Paths are relative to the working tree. Raises `SandboxError`."""
 
@@ -248,6 +303,22 @@ class Sandbox(Protocol):
 
     async def write(self, path: str, data: bytes) -> None:
         """Make or replace a file, and the folders above it."""
+        ...
+
+    async def terminal(
+        self,
+        argv: Sequence[str] = ("/bin/bash", "-i"),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        limits: RunLimits | None = None,
+        env: Mapping[str, str] = NO_VARIABLES,
+    ) -> Terminal:
+        """Start a program in a pseudo-terminal. While a terminal is open, the tree is live: all other calls work on it.
+
+        limits: of all that lives in the terminal together, `wall_s` of its whole life; None: the pool's, without
+        `wall_s`. `output` bounds what is kept between two reads. env: as of `run`.
+        """
         ...
 
     async def paths(self) -> Sequence[str]:
