@@ -2,25 +2,32 @@
 
 Each conversation, told from others by its opening (tools and messages before the first answer), is a tree of its own
 and becomes a trace when nobody has gone on with it for a while, or at the end. Traces of one session share `group`.
+
+A client that goes on with a conversation after that gets its recorded tokens back: the stored trace is read again, and
+what comes makes a new one that says which it continues. What the earlier trace masks in is masked out there: what was
+sampled carries loss once, in the trace that it was first kept in.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from askesis.rollout.heard import Halt, Heard
 from askesis.rollout.hosting import Answer, Ask, Continuity, Finish, HostClosed, Listener
 from askesis.rollout.record import check_completion, thought_tokens
-from askesis.rollout.tree import Place, TokenTree, opening
+from askesis.rollout.tree import ROOT, Place, TokenTree, opening
 from askesis.types import (
     Completion,
     ContextOverflow,
     Engine,
     EngineError,
     Message,
+    Node,
     Outcome,
     Renderer,
     Sampling,
@@ -31,11 +38,16 @@ from askesis.types import (
 )
 
 HARNESS = "serve@1"
+Past = Callable[[str, str], Iterable[Trace]]
+"""(session, id of a task) -> the traces that were kept of it, the newest first."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Conversation:
-    """One tree on its way to a trace. voices: the engine's session in which a sampled node's cache may be."""
+    """One tree on its way to a trace. voices: the engine's session in which a sampled node's cache may be.
+
+    continues: the trace that it was read from again, and known: how many of its nodes are from there.
+    """
 
     id: str
     tree: TokenTree
@@ -47,6 +59,8 @@ class Conversation:
     engine_s: float = 0.0
     voices: dict[int, str] = field(default_factory=dict)
     opened: int = 0
+    continues: str = ""
+    known: int = 0
 
     def voice(self, anchor: int) -> str:
         """The engine's session for a turn after `anchor`: its own again, unless another turn goes on from there."""
@@ -57,7 +71,7 @@ class Conversation:
 class Recorder:
     """A `Host` on an engine. name: of the session. data: what else each trace's task says (JSON).
 
-    clock: seconds. Nothing that was sampled is lost: a turn that is cancelled, or fails, is recorded as far as it came.
+    past: where conversations that are traces already are found again. clock: seconds. Nothing that was sampled is lost: a turn that is cancelled, or fails, is recorded as far as it came.
     """
 
     def __init__(
@@ -68,9 +82,10 @@ class Recorder:
         renderer: Renderer,
         clock: Callable[[], float],
         data: Mapping[str, Any] | None = None,
+        past: Past | None = None,
     ) -> None:
         self.name, self.engine, self.renderer, self.clock = name, engine, renderer, clock
-        self._data = dict(data or {})
+        self._data, self._past = dict(data or {}), past
         self._conversations: dict[object, Conversation] = {}
         self._closed = False
         self.touched_s = clock()  # when a turn was last opened
@@ -83,8 +98,7 @@ class Recorder:
         self.touched_s = now
         conversation = self._conversations.get(key)
         if conversation is None:
-            tree = TokenTree(renderer=self.renderer)
-            conversation = Conversation(id=secrets.token_hex(8), tree=tree, ask=ask, started_s=now, touched_s=now)
+            conversation = self._revived(ask, now) or self._begun(ask, now)
         conversation.touched_s = now
         place = conversation.tree.place(ask.messages, tools=ask.tools, thinking=ask.thinking)
         room = self.engine.context_length - len(place.tokens)
@@ -101,6 +115,25 @@ class Recorder:
         )
         self._conversations[key] = conversation  # now that it is known to be in order
         return RecordedTurn(self, conversation, place, ask, sampling)
+
+    def _begun(self, ask: Ask, now: float) -> Conversation:
+        tree = TokenTree(renderer=self.renderer)
+        return Conversation(id=secrets.token_hex(8), tree=tree, ask=ask, started_s=now, touched_s=now)
+
+    def _revived(self, ask: Ask, now: float) -> Conversation | None:
+        """The stored conversation whose record reaches farthest into the history, if any does."""
+        if self._past is None or not any(message.role == "assistant" for message in ask.messages):
+            return None
+        best: Conversation | None = None
+        reach = 0
+        for trace in self._past(self.name, self._task(ask).id):
+            one = self._begun(ask, now)
+            one.tree.revive(trace.nodes, ask.tools)
+            one.continues, one.known = trace.id, len(trace.nodes)
+            place = one.tree.place(ask.messages, tools=ask.tools, thinking=ask.thinking)
+            if place.anchor != ROOT and place.recorded > reach:
+                best, reach = one, place.recorded
+        return best
 
     @property
     def tokens(self) -> int:
@@ -130,7 +163,7 @@ class Recorder:
             del self._conversations[key]
             for voice in one.voices.values():
                 self.engine.release(voice)
-            if one.tree.nodes:
+            if len(one.tree.nodes) > one.known:
                 sealed.append(self._trace(one, "crowded" if crowded else reason))
         return sealed
 
@@ -142,17 +175,15 @@ class Recorder:
         sampled = [node for node in one.tree.nodes if node.sampled]
         try:
             one.tree.check()
-            outcome = _outcome(sampled[-1].finish_reason, reason)
+            continued = f"; continues {one.continues}" if one.continues else ""
+            outcome = _outcome(sampled[-1].finish_reason, reason + continued)
         except EngineError as error:
             outcome = Outcome(by="engine", reason="invariant", detail=str(error))
-        first = next((message.text for message in one.ask.messages if message.role == "user"), "")
-        tools = [tool.as_json() for tool in one.ask.tools]
-        data = self._data | {"session": self.name} | ({"tools": tools} if tools else {})
         return Trace(
             id=one.id,
-            task=Task(env="serve", prompt=first, data=data),
+            task=self._task(one.ask),
             harness=HARNESS,
-            nodes=tuple(one.tree.nodes),
+            nodes=(*(_given(node) for node in one.tree.nodes[: one.known]), *one.tree.nodes[one.known :]),
             rewards=(),
             outcome=outcome,
             timing=Timing(engine_s=one.engine_s, total_s=one.touched_s - one.started_s),
@@ -160,6 +191,18 @@ class Recorder:
             temperature=one.ask.sampling.temperature,
             group=self.name,
         )
+
+    def _task(self, ask: Ask) -> Task:
+        """What a conversation is about: the same for each that begins with these words, in this session."""
+        first = next((message.text for message in ask.messages if message.role == "user"), "")
+        tools = [tool.as_json() for tool in ask.tools]
+        data = self._data | {"session": self.name} | ({"tools": tools} if tools else {})
+        return Task(env="serve", prompt=first, data=data)
+
+
+def _given(node: Node) -> Node:
+    """A node of the trace that is continued: an observation here, with its tokens."""
+    return replace(node, sampled=False, mask=np.zeros_like(node.mask))
 
 
 def _outcome(finish: str, reason: str) -> Outcome:
@@ -210,7 +253,7 @@ class RecordedTurn:
     async def speak(self, listener: Listener | None = None) -> Answer:
         """Sample the answer and put it on record. Cancelled or failed, what was sampled so far is recorded."""
         recorder, one = self._recorder, self._conversation
-        if one.sealed:  # since it was opened: its history begins a new conversation
+        if one.sealed:  # since it was opened
             return await recorder.open(self._ask).speak(listener)
         one.busy += 1
         voice, begun = one.voice(self._place.anchor), recorder.clock()

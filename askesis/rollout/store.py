@@ -132,6 +132,15 @@ class TraceStore:
         for row in self._database.each(sql, tuple(given.values())):
             yield self._load(row)
 
+    def latest(self, *, group: str, task_id: str, most: int) -> list[Trace]:
+        """The newest traces of a task in a group, the newest first."""
+        rows = self._database.all(
+            f"SELECT {_LOADED} FROM traces JOIN tasks ON tasks.key = traces.task "
+            "WHERE group_id = ? AND task_id = ? ORDER BY traces.rowid DESC LIMIT ?",
+            (_plain(group), _plain(task_id), most),
+        )
+        return [self._load(row) for row in rows]
+
     def _load(self, row: tuple[Any, ...]) -> Trace:
         id, task, body, *arrays = row
         try:

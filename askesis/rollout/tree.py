@@ -75,6 +75,7 @@ class TokenTree:
     _prompts: dict[int, Thinking] = field(default_factory=dict)  # nodes whose tokens end in a generation prompt
     _told: dict[int, Message] = field(default_factory=dict)  # of sampled nodes: the message as the program has it
     _digests: dict[int, bytes] = field(default_factory=dict)  # of sampled nodes: of all tokens from the root
+    _revived: set[int] = field(default_factory=set)  # the assistant's messages of a stored trace
 
     # -- finding -----------------------------------------------------------------------------------------------------
 
@@ -129,11 +130,15 @@ class TokenTree:
             if depth == len(messages):
                 continue
             foreign = messages[depth].role == "assistant"
-            fit = [n for n in levels[depth - 1] if self.nodes[n].sampled or (foreign and n in self._prompts)]
+            fit = [n for n in levels[depth - 1] if self._ends(n) or (foreign and n in self._prompts)]
             if fit:
                 ids = tuple(call.id for call in messages[depth - 1].tool_calls)
                 return max(fit, key=lambda node: (self._call_ids(node) == ids, node)), depth
         return ROOT, 0
+
+    def _ends(self, node: int) -> bool:
+        """Whether a turn ends there."""
+        return self.nodes[node].sampled or node in self._revived
 
     def _append(
         self, anchor: int, messages: Sequence[Message], thinking: Thinking, tools: Sequence[ToolSpec]
@@ -248,6 +253,18 @@ class TokenTree:
         self.size += len(node.token_ids)
         self._children.setdefault((node.parent, key), []).append(index)
         return index
+
+    def revive(self, nodes: Sequence[Node], tools: Sequence[ToolSpec]) -> None:
+        """Put the nodes of a stored trace on record, in a tree that is empty. tools: that its roots offered.
+
+        What the program was told stands in no trace: an answer that it was given differently is not known again.
+        """
+        key = _tools_key(tools)
+        for node in nodes:
+            index = self._enter(node, _identity(node.message, key if node.parent == ROOT else ""))
+            if node.message.role == "assistant":  # sampled, now or in the trace that this one continued
+                self._revived.add(index)
+                self._digests[index] = _digest([self.path_tokens(index)])
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from askesis.types import ConfigError, Engine, StoreError, Trace
 STORE = "traces.db"
 LABEL = "serve"
 _FORGET_S = 60.0
+_ALIKE = 8  # stored conversations of one beginning that are looked through for a history
+_log = logging.getLogger("askesis.serve")
 
 
 def open_store(folder: Path | None) -> TraceStore | None:
@@ -66,9 +69,21 @@ class Sessions:
                 renderer=self._served.renderer,
                 clock=self._clock,
                 data={"model": self._served.name, "checkpoint": self._served.checkpoint},
+                past=self._past,
             )
             self._recorders[name] = recorder
         return recorder
+
+    def _past(self, session: str, task_id: str) -> list[Trace]:
+        """The newest few traces of a session's conversations that began alike, also those still waiting here."""
+        waiting = [trace for trace in self._unkept if (trace.group, trace.task.id) == (session, task_id)]
+        found = waiting[::-1]
+        if self._store is not None:
+            try:
+                found += self._store.latest(group=session, task_id=task_id, most=_ALIKE)
+            except StoreError as error:  # answered all the same, as a new conversation
+                _log.error("%s", error)
+        return found
 
     @property
     def open_sessions(self) -> int:

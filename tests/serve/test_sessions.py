@@ -134,3 +134,32 @@ def test_what_the_store_does_not_take_waits_until_it_does(bundle, tmp_path, monk
         _, second, _ = ask(http, [{"role": "user", "content": PROMPT}], where=f"/s/b{PATH}")
     with TraceStore(tmp_path / "traces.db", readonly=True) as kept:
         assert {trace.id for trace in kept.traces(label="serve")} == {first, second}
+
+
+def test_a_conversation_that_is_a_trace_already_goes_on_in_its_own_tokens(bundle, tmp_path):
+    question = [{"role": "user", "content": PROMPT}]
+
+    def gone_on(http, messages, body):
+        answer = {"role": "assistant", "content": body["choices"][0]["message"]["content"]}
+        return [*messages, answer, {"role": "user", "content": "on"}]
+
+    with running(bundle, settings=Settings(record=tmp_path)) as server, server.http() as http:
+        _, first, body = ask(http, question, where=f"/s/x{PATH}")
+        second = gone_on(http, question, body)
+        http.delete("/s/x")
+        history, _, _ = ask(http, second, where=f"/s/y{PATH}")
+        assert history == "new"  # another session's
+        history, middle, body = ask(http, second, where=f"/s/x{PATH}")
+        assert history == "extended"
+    third = gone_on(None, second, body)
+    with running(bundle, settings=Settings(record=tmp_path)) as server, server.http() as http:  # also after a restart
+        history, last, _ = ask(http, third, where=f"/s/x{PATH}")
+        assert history == "extended"
+    with TraceStore(tmp_path / "traces.db", readonly=True) as store:
+        a, b, c = (store.get(id) for id in (first, middle, last))
+    assert len({first, middle, last}) == 3
+    assert b.outcome.detail.endswith(f"continues {first}") and c.outcome.detail.endswith(f"continues {middle}")
+    for earlier, later in ((a, b), (b, c)):
+        (tokens, mask, _, _), (longer, new, _, _) = earlier.sequences()[0], later.sequences()[0]
+        assert (longer[: len(tokens)] == tokens).all()
+        assert mask.any() and new.any() and not new[: len(tokens)].any()  # loss once, where it was first kept
