@@ -71,7 +71,8 @@ class Conversation:
 class Recorder:
     """A `Host` on an engine. name: of the session. data: what else each trace's task says (JSON).
 
-    past: where conversations that are traces already are found again. clock: seconds. Nothing that was sampled is lost: a turn that is cancelled, or fails, is recorded as far as it came.
+    past: where conversations that are traces already are found again. clock: seconds. Nothing that was sampled is
+    lost: a turn that is cancelled, or fails, is recorded as far as it came.
     """
 
     def __init__(
