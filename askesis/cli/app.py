@@ -15,6 +15,7 @@ import typer
 
 from askesis import __version__
 from askesis.cli.chatting import chat
+from askesis.cli.environments import envs
 from askesis.cli.serving import serve
 from askesis.types import AskesisError, ConfigError
 
@@ -38,6 +39,7 @@ class _Runs(typer.core.TyperGroup):
 
 runs = typer.Typer(cls=_Runs, help="List runs, or show one.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs, name="runs")
+app.add_typer(envs, name="envs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Overrides = Annotated[
