@@ -46,7 +46,7 @@ def task_flaws(tasks: Sequence[Task]) -> list[Flaw]:
 
 def split_flaws(train: Sequence[Task], heldout: Sequence[Task]) -> list[Flaw]:
     """Tasks in the wrong split, in both, or twice in one."""
-    found = []
+    found: list[Flaw] = []
     for name, tasks in (("train", train), ("heldout", heldout)):
         found += [
             (f"Task.split of {task.id}, from tasks({name!r})", task.split) for task in tasks if task.split != name
