@@ -154,20 +154,20 @@ def serve_mcp(
     from askesis.cli.playing import print_end
     from askesis.loop.serving_tools import serve_episode
 
-    async def episode() -> Trace:
+    def ended(trace: Trace) -> None:
+        print_end(trace, sys.stderr)
+        if result is not None:
+            result.write_text(json.dumps(outcome_of(trace), indent=2) + "\n", encoding="utf-8")
+        _kept(trace, save, as_json=False)
+
+    async def episode() -> None:
         env, chosen = _task(name, options, task, split, seed)
         try:
-            return await serve_episode(
-                env, chosen, http=http, note=lambda line: print(line, file=sys.stderr, flush=True)
-            )
+            await serve_episode(env, chosen, http=http, note=_note, on_end=ended)
         finally:
             await env.close()
 
-    trace = asyncio.run(episode())
-    print_end(trace, sys.stderr)
-    if result is not None:
-        result.write_text(json.dumps(outcome_of(trace), indent=2) + "\n", encoding="utf-8")
-    _kept(trace, save, as_json=False)
+    asyncio.run(episode())
 
 
 def _note(line: str) -> None:

@@ -12,15 +12,44 @@ from typing import Any
 
 from askesis.types import AskesisError, ConfigError, Env, nearest
 
-BUILT_IN = {"repair": "askesis.envs.repair:Repair"}
+BUILT_IN = {
+    "repair": "askesis.envs.repair:Repair",
+    "research": "askesis.envs.research:Research",
+}
 
 
 def load_env(name: str, **options: Any) -> Env:
     """Make the environment `name` with its `options`.
 
+    Two options are every environment's: `mcp`, a list of servers whose tools are offered too (`envs.with_mcp`), and
+    `perturb`, a table of faults (`envs.perturbed`); `perturb.fail` is a key of that table.
+
     Raises `ConfigError` with what was looked for, and the nearest known name, if there is none such or an option
     does not fit.
     """
+    options, servers, faults = _common(options)
+    env = _made(name, options)
+    if servers:
+        from askesis.envs.with_mcp import WithMCP
+
+        env = WithMCP(env, servers)
+    if faults is not None:
+        from askesis.envs.perturbed import Perturbed
+
+        env = Perturbed(env, faults)
+    return env
+
+
+def _common(options: dict[str, Any]) -> tuple[dict[str, Any], list[Any], Any]:
+    """The environment's own options, the servers, and the faults (None for no such option)."""
+    own = {key: value for key, value in options.items() if key not in ("mcp", "perturb")}
+    servers, faults = options.get("mcp", []), options.get("perturb")
+    for key in [key for key in own if key.startswith("perturb.")]:
+        faults = {**(faults or {}), key.removeprefix("perturb."): own.pop(key)}
+    return own, list(servers) if isinstance(servers, list | tuple) else [servers], faults
+
+
+def _made(name: str, options: dict[str, Any]) -> Env:
     target = BUILT_IN.get(name, name)
     place, colon, attribute = target.partition(":")
     if not colon or not place or not attribute:

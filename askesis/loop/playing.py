@@ -124,5 +124,8 @@ class _PlayerSpeaker:
     ) -> Completion:
         raise NotImplementedError("a player is no program that asks for turns")
 
+    def spawn(self, name: str, specialist: str) -> Speaker:
+        return self  # whoever plays speaks for sub-agents too
+
     def close(self) -> None:
         """Nothing is held."""
