@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _INDENT = 14
+_HEAD = 24  # columns before what a check says
 _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
@@ -93,15 +94,18 @@ def check_line(check: Check) -> None:
     console = _console()
     head = Text.assemble((f"{check.state:<7}", _STYLES[check.state]), f"{check.name:<17}")
     if check.state == "ok":
-        console.print(head + Text(check.text))
+        first, *rest = textwrap.wrap(check.text, _WIDTH - _HEAD) or [""]
+        console.print(head + Text(first))
+        for line in rest:
+            console.print(" " * _HEAD + line)
         return
     lines = [("where", check.where), ("got", check.got), ("expected", check.expected)]
     for number, (label, text) in enumerate(lines):
-        front = head if number == 0 else Text(" " * 24)
-        wrapped = textwrap.wrap(text, _WIDTH - 34) or [""]
+        front = head if number == 0 else Text(" " * _HEAD)
+        wrapped = textwrap.wrap(text, _WIDTH - _HEAD - 10) or [""]
         console.print(front + Text(f"{label:<10}", style="dim") + Text(wrapped[0]))
         for line in wrapped[1:]:
-            console.print(" " * 34 + line)
+            console.print(" " * (_HEAD + 10) + line)
 
 
 def print_policies(report: Report) -> None:

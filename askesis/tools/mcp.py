@@ -245,7 +245,7 @@ class _Connection:
             http = await stack.enter_async_context(create_mcp_http_client(headers=dict(server.headers)))
             transport = streamable_http_client(server.url, http_client=http)
         info = Implementation(name="askesis", version=__version__)
-        return Client(transport, read_timeout_seconds=server.timeout_s, client_info=info, cache=None)
+        return Client(transport, client_info=info, cache=None)
 
     async def _list(self, client: Client) -> list[Listed]:
         found, cursor = list[Any](), None
@@ -287,7 +287,7 @@ class _Connection:
         if self._client is None or self._lost:
             raise ToolError(f"MCP server {self.server.name!r} ({self._where()}) is gone{self._last_words()}")
         try:
-            result = await self._client.call_tool(name, dict(args))
+            result = await self._client.call_tool(name, dict(args), read_timeout_seconds=self.server.timeout_s)
         except MCPError as error:
             if error.code == INVALID_PARAMS:  # what the agent gave, although its schema allows it
                 return ToolResult(text=_cut(f"error: {error.message}", self.server.max_output), error=True)
