@@ -1,6 +1,8 @@
 """What the pages say is so: files are quoted as they are, code runs as it stands, links lead somewhere."""
 
+import io
 import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 from toy_env import TOY
 
 import askesis
-from askesis.envs import registry
-from askesis.loop import RunFolder, checkpoints, reading, reference, to_toml
+from askesis.cli import main
+from askesis.envs import load_env, registry
+from askesis.loop import RunFolder, checkpoints, load_recipe, reading, reference, to_toml
 from askesis.rollout import TraceStore
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,6 +57,40 @@ def test_the_python_page_runs_as_it_stands(toy_model, toy_recipe, tmp_path, monk
     names = {}
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
+
+
+@pytest.mark.parametrize("page", ["mcp.md", "perturbations.md"])
+def test_recipes_on_pages_about_options_are_recipes(page):
+    for text in (code for language, code in BLOCK.findall((DOCS / page).read_text()) if language == "toml"):
+        recipe = {"run": {"steps": 1}, "env": {"name": "repair"}}
+        given = tomllib.loads(text)
+        recipe["env"] |= given["env"]
+        settings = load_recipe(recipe)
+        assert load_env(settings.env.name, **settings.env.options).name == "repair"
+
+
+def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    """Its commands up to where training begins, and its Python."""
+    page = (DOCS / "environments.md").read_text()
+    commands = BLOCK.findall(page)[0][1].splitlines()
+    assert len(commands) == 8
+    monkeypatch.chdir(tmp_path)
+    for command in (line.partition("#")[0].split() for line in commands):
+        if command[0] == "cd":
+            monkeypatch.chdir(tmp_path / command[1])
+        elif command[1] == "envs" or "--dry-run" in command:
+            monkeypatch.setattr("sys.stdin", io.StringIO("/quit\n"))
+            with pytest.raises(SystemExit) as ended:
+                main(command[1:])
+            assert not ended.value.code, command
+        else:
+            recipe = command[2] if command[1] == "train" else "train.toml"
+            assert load_recipe(recipe).env.name in page
+    capsys.readouterr()
+    (code,) = [code for language, code in BLOCK.findall(page) if "play_policy" in code]
+    exec(compile(code, "docs/environments.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("oracle        1.00") and lines[3].startswith("null          0.00")
 
 
 # -- the example of an environment ---------------------------------------------------------------------------------
