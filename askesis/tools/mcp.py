@@ -229,11 +229,11 @@ class _Connection:
             self._client = None
 
     async def _connected(self, stack: AsyncExitStack) -> Client:
+        from importlib.metadata import version
+
         from mcp import Client, Implementation, StdioServerParameters, stdio_client
         from mcp.client.streamable_http import streamable_http_client
         from mcp.shared._httpx_utils import create_mcp_http_client
-
-        from askesis import __version__
 
         server = self.server
         if server.command:
@@ -244,7 +244,7 @@ class _Connection:
         else:
             http = await stack.enter_async_context(create_mcp_http_client(headers=dict(server.headers)))
             transport = streamable_http_client(server.url, http_client=http)
-        info = Implementation(name="askesis", version=__version__)
+        info = Implementation(name="askesis", version=version("askesis"))
         return Client(transport, client_info=info, cache=None)
 
     async def _list(self, client: Client) -> list[Listed]:

@@ -27,7 +27,7 @@ def mcp_server(name: str, *, instructions: str, tools: Sequence[ToolSpec], call:
         raise MissingExtra(
             "serving tools over MCP needs the package mcp, which is not installed: pip install 'askesis[mcp]'"
         ) from error
-    from askesis import __version__
+    from importlib.metadata import version
 
     async def list_tools(context: Any, params: Any) -> wire.ListToolsResult:
         listed = [
@@ -48,7 +48,7 @@ def mcp_server(name: str, *, instructions: str, tools: Sequence[ToolSpec], call:
 
     return Server(
         name,
-        version=__version__,
+        version=version("askesis"),
         instructions=instructions,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
