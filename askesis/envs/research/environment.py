@@ -1,0 +1,252 @@
+"""`research`: an agent looks facts up in a corpus where sources disagree, and answers with quotes.
+
+The tools only read: they share one index, which no episode can change. What decides the reward stays in the task's
+data, and the quotes are looked up in the index again when the episode is over.
+"""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from askesis.envs.research import world
+from askesis.envs.research.policies import Habits, Oracle, Reader
+from askesis.tools.search import Document, Found, Index, OpenTool, Passage, SearchTool
+from askesis.types import (
+    ConfigError,
+    EnvError,
+    Limits,
+    Outcome,
+    Policy,
+    Reward,
+    Session,
+    Split,
+    State,
+    Task,
+    Tool,
+    ToolResult,
+    ToolSpec,
+    Trace,
+    nearest,
+)
+
+MOST_QUOTES, MOST_QUOTE, MOST_ANSWER = 4, 300, 200  # quotes, and characters of one and of an answer
+ANSWER_SPEC = ToolSpec(
+    name="answer",
+    description="Give the answer, and quote what decides it, word for word.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "quotes": {
+                "type": "array",
+                "maxItems": MOST_QUOTES,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "document": {"type": "string", "maxLength": MOST_QUOTE},
+                        "quote": {"type": "string", "maxLength": MOST_QUOTE},
+                    },
+                    "required": ["document", "quote"],
+                },
+            },
+            "answer": {"type": "string", "maxLength": MOST_ANSWER},
+        },
+        "required": ["quotes", "answer"],
+    },
+)
+WORLD_RULES = (
+    "Answer from the corpus, and quote the sentence that decides. Registers are to be trusted, blogs and forums are "
+    "not; of two registers the later one is."
+)
+
+
+@dataclass(slots=True)
+class ResearchState:
+    """One episode: what was searched and shown, and what was answered."""
+
+    index: Index
+    searches: int = 0
+    shown: set[tuple[str, str]] = field(default_factory=set)  # documents, and the text of theirs that was read
+    answer: str | None = None
+    quotes: list[tuple[str, str]] = field(default_factory=list)
+
+    def found(self, found: Found) -> None:
+        """A search was answered."""
+        self.searches += 1
+        self.shown.update((hit.passage.document, normal(hit.excerpt)) for hit in found.hits)
+
+    def opened(self, passage: Passage) -> None:
+        """A passage was read."""
+        self.shown.add((passage.document, normal(passage.text)))
+
+    async def close(self) -> None:
+        """Nothing of its own to free: the index is everybody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    state: ResearchState
+    spec: ToolSpec = field(default=ANSWER_SPEC)
+
+    async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
+        self.state.answer = str(args["answer"])
+        self.state.quotes = [(str(one["document"]), str(one["quote"])) for one in args["quotes"]]
+        return ToolResult(text="answered", end=Outcome(by="policy", reason="submitted"))
+
+
+class Research:
+    """The environment. Options:
+
+    levels: drawn evenly; see README.md. hits: of one page of a search. max_turns, max_turn_tokens: bounds of an episode.
+    Raises `ConfigError` for senseless values.
+    """
+
+    name = "research"
+
+    def __init__(
+        self,
+        *,
+        levels: Sequence[int] = world.LEVELS,
+        hits: int = 2,
+        max_turns: int = 10,
+        max_turn_tokens: int = 256,
+    ) -> None:
+        if not levels or set(levels) - set(world.LEVELS):
+            raise ConfigError(f"research: levels={list(levels)}: expected one or more of {list(world.LEVELS)}")
+        self._levels, self._hits = tuple(levels), hits
+        self._limits = Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens)
+        self._worlds: weakref.WeakValueDictionary[str, Index] = weakref.WeakValueDictionary()
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
+        """`limit` tasks (default 1000), each a world of its own. Its split follows from a hash of its content."""
+        rng = random.Random(f"research/{split}/{seed}")
+        found: dict[str, Task] = {}
+        while len(found) < (1000 if limit is None else limit):
+            task = self._task(rng, split)
+            if (int(task.id, 16) % 8 == 0) == (split == "heldout"):
+                found.setdefault(task.id, task)
+        return list(found.values())
+
+    def _task(self, rng: random.Random, split: Split) -> Task:
+        level = rng.choice(self._levels)
+        drawn = world.draw(rng, level)
+        data = {
+            "level": level,
+            "documents": [[one.id, one.source, one.date, one.body] for one in drawn.documents],
+            "answer": drawn.answer,
+            "hops": [{"query": hop.query, "accept": [[hop.document, hop.sentence]]} for hop in drawn.hops],
+            "weak": [list(one) for one in drawn.weak],
+        }
+        prompt = f"{WORLD_RULES}\n{drawn.question}"
+        return Task(env=self.name, prompt=prompt, data=data, limits=self._limits, split=split)
+
+    # -- episodes ------------------------------------------------------------------------------------------------------
+
+    async def setup(self, task: Task) -> ResearchState:
+        """The index of the task's corpus, made by whoever comes first. Raises `EnvError` for a task not of this shape."""
+        index = self._worlds.get(task.id)
+        if index is None:
+            documents = [
+                Document(id=id, source=source, date=date, body=body) for id, source, date, body in task.data["documents"]
+            ]
+            index = self._worlds[task.id] = Index.of(documents, join=False)
+        return ResearchState(index)
+
+    def tools(self, task: Task, state: State) -> Sequence[Tool]:
+        """search, open, answer."""
+        state = _research_state(state)
+        return (
+            SearchTool(index=state.index, hits=self._hits, on_found=state.found),
+            OpenTool(index=state.index, on_opened=state.opened),
+            _Answer(state),
+        )
+
+    async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
+        """`success` 1 or 0, and metrics of weight 0."""
+        state = _research_state(state)
+        data = trace.task.data
+        right = state.answer is not None and plain(state.answer) == plain(str(data["answer"]))
+        exist = [await _exists(state.index, document, quote) for document, quote in state.quotes]
+        bear = [
+            real and any(_bears(one, hop["accept"]) for hop in data["hops"])
+            for real, one in zip(exist, state.quotes, strict=True)
+        ]
+        decides = [
+            real and _bears(one, data["hops"][-1]["accept"]) for real, one in zip(exist, state.quotes, strict=True)
+        ]
+        success = right and all(exist) and any(decides)
+        rewards = [
+            Reward(name="success", value=float(success)),
+            Reward(name="right", value=float(right), weight=0.0),
+            Reward(name="searches", value=float(state.searches), weight=0.0),
+            Reward(name="found", value=_share(_seen(state, hop["accept"]) for hop in data["hops"]), weight=0.0),
+        ]
+        if state.quotes:
+            rewards.append(Reward(name="quotes_exist", value=_share(exist), weight=0.0))
+            rewards.append(Reward(name="quotes_bear", value=_share(bear), weight=0.0))
+        weak = [one for one in data["weak"] if _seen(state, [one])]
+        if weak and state.quotes:
+            dropped = _share(not any(_bears(quote, [one]) for quote in state.quotes) for one in weak)
+            rewards.append(Reward(name="dropped", value=dropped, weight=0.0))
+        return rewards
+
+    async def close(self) -> None:
+        """Forget the worlds."""
+        self._worlds.clear()
+
+    # -- scripted policies ---------------------------------------------------------------------------------------------
+
+    def oracle(self, task: Task) -> Policy:
+        """Answers every task."""
+        return Oracle(task)
+
+    def demonstrator(self, task: Task, *, seed: int, quality: str = "poor") -> Policy:
+        """Reads the generated world: with `poor` habits for the cold start, `good` or `hasty` ones for comparison."""
+        habits = {"poor": Habits(), "good": Habits.good(), "hasty": Habits.hasty()}
+        if quality not in habits:
+            raise ConfigError(f"research: unknown demonstration quality {quality!r}{nearest(quality, habits)}")
+        return Reader(task, seed=seed, habits=habits[quality])
+
+
+def normal(text: str) -> str:
+    """A text with every run of white space as one space: what a quote is compared by."""
+    return " ".join(text.split())
+
+
+def plain(text: str) -> str:
+    """An answer without what is no part of it: quotation marks around it, a full stop, capitals."""
+    return normal(text).rstrip(".").strip("\"'` ").casefold()
+
+
+async def _exists(index: Index, document: str, quote: str) -> bool:
+    """Whether one passage of the document holds the quote, word for word."""
+    text = normal(quote)
+    if not text or len(text) > MOST_QUOTE:
+        return False
+    return any(text in normal(passage.text) for passage in await index.passages(document))
+
+
+def _bears(quote: tuple[str, str], accept: Sequence[Sequence[str]]) -> bool:
+    """Whether a quote is of one of these documents, and holds the text of it that decides."""
+    return any(quote[0] == document and normal(text) in normal(quote[1]) for document, text in accept)
+
+
+def _seen(state: ResearchState, accept: Sequence[Sequence[str]]) -> bool:
+    """Whether a tool has shown one of these texts."""
+    return any(document == d and normal(text) in shown for document, text in accept for d, shown in state.shown)
+
+
+def _share(values: Any) -> float:
+    found = list(values)
+    return sum(found) / max(1, len(found))
+
+
+def _research_state(state: State) -> ResearchState:
+    if not isinstance(state, ResearchState):
+        raise EnvError(f"research: got a state of type {type(state).__name__}, expected the one from `Research.setup`")
+    return state
