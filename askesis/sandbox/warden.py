@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 # Modules first: what lies close together in memory lies in the same pages. Source and configuration are descriptors.
 BOOT = "import sys\n[*map(__import__, sys.argv[1].split(','))]\nwith open(int(sys.argv[2])) as file: exec(file.read())"
+# The steward imports from the warden, which is handed over under its name; nothing else of ours is in here.
+LIVE_BOOT = """import sys
+[*map(__import__, sys.argv[1].split(','))]
+sys.modules['askesis.sandbox.warden'] = warden = type(sys)('askesis.sandbox.warden')
+with open(int(sys.argv[2])) as file: exec(file.read(), warden.__dict__)
+with open(int(sys.argv[4])) as file: exec(file.read())"""
 NEEDED = "_signal _socket atexit ctypes gc json marshal os resource select struct time".split()
 READY = b"ready"
 REQUEST = struct.Struct("<BddQQQQ")  # mode, wall_s, cpu_s, memory, processes, file size, output
@@ -94,14 +100,12 @@ def loaded(code: str) -> Any:
 
 
 def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int, int], door: int | None) -> NoReturn:
-    """Become the program. What fails before that is written over the payload, which is emptied once it begins.
-
-    The program has no descriptor of the payload, so it cannot pretend that it never began.
-    """
+    """Become the program, in a tree that is unpacked first."""
     try:
-        mode, _, cpu_s, memory, processes, file_size, _ = request
+        mode = request[0]
         os.setsid()
-        source, argv, files, environment, port = marshal.loads(os.pread(payload, os.fstat(payload).st_size, 0))
+        source, argv, files, environment, port = delivered(payload)
+        os.chdir(TREE)
         unpack(files)
         for number, file in enumerate((stdin, *outputs)):
             os.dup2(file, number)
@@ -109,17 +113,43 @@ def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int
             own_network()
         if door is not None:
             open_door(door, port)
-        limit(cpu_s, memory if mode == PYTHON else 2 * memory, processes, file_size)
-        check(libc.capset(CAPABILITIES, NONE), "give up all capabilities")
-        check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")  # its own /proc/self is its to read
-        install(SHARED["filters"][mode])
-        os.ftruncate(payload, 0)
-        os.closerange(3, 2**16)
+        begin(request, payload, SHARED["filters"][mode])
     except BaseException as error:
-        os.ftruncate(payload, 0)
-        os.pwrite(payload, f"!{type(error).__name__}: {error}".encode("utf-8", "replace"), 0)
-        os._exit(1)
-    if mode == RUN:
+        refuse(payload, error)
+    become(mode, source, argv, environment)
+
+
+def delivered(payload: int) -> Any:
+    """What the host put into a payload."""
+    return marshal.loads(os.pread(payload, os.fstat(payload).st_size, 0))
+
+
+def begin(request: tuple[Any, ...], payload: int, program: Any, others: int = 0) -> None:
+    """The last steps before the program: limits, no descriptor, no capability, the filter. The payload is emptied.
+
+    Only then can others of this user look into the process. others: processes that live in here beside the run's.
+    """
+    mode, _, cpu_s, memory, processes, file_size, _ = request
+    os.closerange(3, payload)
+    os.closerange(payload + 1, 2**16)
+    limit(cpu_s, memory if mode == PYTHON else 2 * memory, processes + others, file_size)
+    check(libc.capset(CAPABILITIES, NONE), "give up all capabilities")
+    install(program)
+    os.ftruncate(payload, 0)
+    os.close(payload)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc/self is its to read
+
+
+def refuse(payload: int, error: BaseException) -> NoReturn:
+    """What failed before the program began is written over its payload, of which the program has no descriptor."""
+    os.ftruncate(payload, 0)
+    os.pwrite(payload, f"!{type(error).__name__}: {error}".encode("utf-8", "replace"), 0)
+    os._exit(1)
+
+
+def become(mode: int, source: str | int, argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """The program, from here on."""
+    if mode != PYTHON:
         os.environ.update(environment)
         execute(argv)
     interpret(source, argv)
@@ -127,7 +157,6 @@ def enter(request: tuple[Any, ...], payload: int, stdin: int, outputs: tuple[int
 
 def unpack(files: list[tuple[str, str, int, int, bytes]]) -> None:
     """Make the tree: everything in order, then the folders' own modes, the deepest first."""
-    os.chdir(TREE)
     folders = []
     for path, kind, mode, mtime, data in files:
         if kind == "folder":
@@ -288,17 +317,16 @@ def usage(memory: int, waits: dict[str, int]) -> tuple[float, int, float]:
     And the seconds that one of its threads, the one that waited most, stood in line for a core since the last look;
     `waits` (nanoseconds by thread) is brought up to date.
     """
-    cpu, pages, pids, buffer = 0.0, 0, [], bytearray(1024)
+    cpu, pids, buffer = 0.0, dict[str, int](), bytearray(1024)
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1" and proc(name, "stat", buffer):
             # behind the command's name, which is the program's
             fields = bytes(memoryview(buffer)[buffer.rfind(b")") + 4 :]).split()
             cpu += sum(map(int, fields[10:14])) / TICKS  # its own and its reaped children's, in user and kernel
-            pages += int(fields[20])
-            pids.append(name)
-    used = pages * PAGE
+            pids[name] = int(fields[20]) * PAGE
+    used = sum(pids.values())
     if used > memory:
-        used = sum(proportional(pid, buffer) for pid in pids)
+        used = sum(proportional(pid, resident, buffer) for pid, resident in pids.items())
     most = 0
     for pid in pids:
         for thread, waited in in_line(pid, buffer).items():
@@ -322,10 +350,12 @@ def in_line(pid: str, buffer: bytearray) -> dict[str, int]:
     return found
 
 
-def proportional(pid: str, buffer: bytearray) -> int:
-    """Resident bytes of a process, each page divided by how many share it."""
+def proportional(pid: str, resident: int, buffer: bytearray) -> int:
+    """Resident bytes of a process, each page divided by how many share it; `resident` is what they are undivided."""
     start = buffer.find(b"\nPss:") if proc(pid, "smaps_rollup", buffer) else -1
-    return int(bytes(buffer[start + 5 : buffer.find(b"kB", start)])) * 1024 if start >= 0 else 0
+    if start < 0:  # it does not let itself be looked at, or is gone
+        return resident
+    return int(bytes(buffer[start + 5 : buffer.find(b"kB", start)])) * 1024
 
 
 def proc(pid: str, name: str, buffer: bytearray) -> bool:
@@ -349,20 +379,51 @@ def reaped_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+class Clock:
+    """The wall limit of a run, which begins when its program does, and before that the time that it has to begin.
+
+    What the machine took from it does not count: the time for which a thread stood in line for a core, or we did not
+    get to look. But all CPU time that was had in here does, so that nothing is won by standing in line behind oneself.
+    """
+
+    def __init__(self, wall_s: float) -> None:
+        self.wall_s, self.begun = wall_s, 0.0
+        self.deadline = time.monotonic() + SETUP_S
+        self.late_s = self.taken_s = 0.0
+
+    def begin(self, now: float) -> None:
+        """The program has begun."""
+        self.begun, self.deadline = now, now + self.wall_s
+
+    def overdue(self, seconds: float) -> None:
+        """A look came so much later than it was meant to."""
+        self.late_s += seconds if seconds > LATE_S else 0.0
+
+    def verdict(self, now: float, running_s: float, in_line_s: float) -> int:
+        """EXIT while there is time left, or how it ends. running_s: CPU time since the beginning."""
+        if self.begun:  # the kernel enters a wait when it is over, so that it may be longer than the time between looks
+            self.taken_s = min(self.taken_s + max(in_line_s, self.late_s), now - self.begun)
+        self.late_s = 0.0
+        if now < self.deadline:
+            return EXIT
+        last = self.begun + longest(self.wall_s)
+        left_s = self.wall_s - max(running_s, now - self.begun - self.taken_s) if self.begun else 0.0
+        if left_s <= 0 or now >= last:
+            return WALL if left_s <= 0 else STALLED
+        self.deadline = min(now + left_s, last)
+        return EXIT
+
+
 def supervise(
     child: int, payload: int, request: tuple[Any, ...], outputs: tuple[Stream, Stream], door: int | None
 ) -> tuple[int, int, float]:
     """Watch a run until it and all that it started are gone: how it ended, its wait status, wall seconds.
 
-    The wall limit counts from the first look that finds the payload empty: the program has begun. What the machine
-    took from it does not count: the time for which a thread stood in line for a core, or we did not get to look. But
-    all CPU time that the run had does, so that nothing is won by standing in line behind oneself. door: when its other
-    end is closed, the run is to stop.
+    door: when its other end is closed, the run is to stop.
     """
     _, wall_s, cpu_s, memory, *_ = request
     started, before_s = time.monotonic(), reaped_s()
-    deadline, tick, ended, status, begun = started + SETUP_S, started + TICK_S, EXIT, None, 0.0
-    late_s, taken_s, waits = 0.0, 0.0, dict[str, int]()
+    clock, tick, ended, status, waits = Clock(wall_s), started + TICK_S, EXIT, None, dict[str, int]()
     poll, streams = select.poll(), {stream.pipe: stream for stream in outputs}
     watched = os.pidfd_open(child)
     for file in (watched, *streams):
@@ -371,30 +432,23 @@ def supervise(
         poll.register(door, select.POLLRDHUP)
     while True:
         now = time.monotonic()
-        if not begun and not os.fstat(payload).st_size:
-            begun, deadline = now, now + wall_s
-        if now >= min(tick, deadline):
+        if not clock.begun and not os.fstat(payload).st_size:
+            clock.begin(now)
+        if now >= min(tick, clock.deadline):
             running_s, used, in_line_s = usage(memory, waits)
             running_s += reaped_s() - before_s
             if running_s > cpu_s or used > memory:
                 ended = MEMORY if used > memory else CPU
                 break
-            if begun:  # the kernel enters a wait when it is over, so that it may be longer than the time between looks
-                taken_s = min(taken_s + max(in_line_s, late_s), now - begun)
-            late_s = 0.0
-            if now >= deadline:
-                left_s = wall_s - max(running_s, now - begun - taken_s) if begun else 0.0
-                ended = WALL if left_s <= 0 else STALLED if now >= begun + longest(wall_s) else EXIT
-                if ended != EXIT:
-                    break
-                deadline = min(now + left_s, begun + longest(wall_s))
+            ended = clock.verdict(now, running_s, in_line_s)
+            if ended != EXIT:
+                break
             status, _ = reap(child, status)
             tick = time.monotonic() + TICK_S
         # what the program left behind has no descriptor to wait for
-        wait_s = min(deadline, tick) - now if status is None else 0.002
+        wait_s = min(clock.deadline, tick) - now if status is None else 0.002
         files = poll.poll(int(1000 * wait_s) + 1)
-        overdue_s = time.monotonic() - now - wait_s
-        late_s += overdue_s if overdue_s > LATE_S else 0.0
+        clock.overdue(time.monotonic() - now - wait_s)
         if door is not None and any(file == door for file, _ in files):
             ended = STOPPED
             break
@@ -415,15 +469,21 @@ def supervise(
     for stream in outputs:
         while stream.pump():
             pass
-    if ended == EXIT and os.WIFSIGNALED(status):
-        number, over = os.WTERMSIG(status), reaped_s() - before_s >= cpu_s
-        if number == OUT_OF_MEMORY and request[0] == PYTHON:
-            ended, status = MEMORY, 1 << 8  # it exited with 1
-        elif number == _signal.SIGXCPU or (number == _signal.SIGKILL and over):
-            ended = CPU
-        elif number == _signal.SIGKILL:
-            ended = KILLED
+    ended, status = named(request[0], ended, status, reaped_s() - before_s >= cpu_s)
     return ended, status, wall_s
+
+
+def named(mode: int, ended: int, status: int, over: bool) -> tuple[int, int]:
+    """How a run ended, and its wait status, by the signal that it died of. over: it has had its CPU time."""
+    if ended == EXIT and os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == OUT_OF_MEMORY and mode == PYTHON:
+            return MEMORY, 1 << 8  # it exited with 1
+        if number == _signal.SIGXCPU or (number == _signal.SIGKILL and over):
+            return CPU, status
+        if number == _signal.SIGKILL:
+            return KILLED, status
+    return ended, status
 
 
 def reap(child: int, status: int | None) -> tuple[int | None, bool]:
@@ -527,8 +587,8 @@ def streams() -> None:
         os.close(file)
 
 
-def main() -> None:
-    """Say that the worker is ready, then serve until the host closes the socket."""
+def prepare() -> tuple[Any, int, int]:
+    """Everything that is done once: the control socket, and the size and inodes of a tree's file system."""
     with open(int(sys.argv[3])) as file:
         config = json.load(file)
     os.environ.pop("PWD", None)  # bubblewrap's own
@@ -537,7 +597,6 @@ def main() -> None:
     ordinary(config["user"])
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 ignores what it does not handle
     streams()
-    size, inodes = config["size"], config["inodes"]
     SHARED["sink"] = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     # what of the host's is to be seen below HOME, and would be covered: an interpreter in somebody's home, say
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -547,13 +606,23 @@ def main() -> None:
     SHARED["programs"] = [compile(source, *COMPILED) for source in config["programs"]]
     SHARED["filters"] = [loaded(code) for code in config["filters"]]
     install(loaded(config["filter"]))
-    control = _socket.socket(fileno=config["control"])
-    home = fresh(size, inodes)
+    return _socket.socket(fileno=config["control"]), config["size"], config["inodes"]
+
+
+def settle() -> None:
+    """Give back what is not needed, which need not be mapped again for every run then."""
     gc.collect()
     if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # what is not there need not be mapped again for every run
+        libc.malloc_trim(0)
     gc.freeze()
     gc.disable()
+
+
+def main() -> None:
+    """Say that the worker is ready, then serve until the host closes the socket."""
+    control, size, inodes = prepare()
+    home = fresh(size, inodes)
+    settle()
     control.send(READY)
     while serve(control, home):
         home = fresh(size, inodes)
