@@ -105,12 +105,15 @@ def folders(mounts: Sequence[str]) -> list[str]:
     return bound
 
 
-def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mounts: Sequence[str] = ()) -> list[str]:
+def arguments(
+    bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mounts: Sequence[str] = (), terminals: bool = False
+) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
     All numbers are descriptors. texts: what files hold. info: where bubblewrap tells its first process's pid. gate:
     where that process waits, if root starts it, until its user map is written: `USER` must not be root to the kernel,
-    which binds root by no limit on processes. mounts: further folders, under the paths that they have here.
+    which binds root by no limit on processes. mounts: further folders, under the paths that they have here. terminals:
+    with a place for pseudo-terminals.
     """
     command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
@@ -138,6 +141,8 @@ def arguments(bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mou
     command += ["--proc", "/proc", "--dir", "/dev", "--dir", "/home", "--dir", "/var"]
     for name in _DEVICES:
         command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    if terminals:
+        command += ["--dir", "/dev/pts", "--symlink", "pts/ptmx", "/dev/ptmx", "--dev-bind", "/dev/tty", "/dev/tty"]
     links = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/tmp", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
     links |= {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
     for link, target in links.items():

@@ -2,13 +2,16 @@
 
 A sandbox between two calls is its tree, kept here as data. A call takes a worker, puts the tree into a file system
 that nothing else ever sees, runs one program, and takes the tree back. So any number of sandboxes can be open at once;
-`size` bounds the programs that run at once, and a call waits for its turn.
+`size` bounds the programs that run at once, and a call waits for its turn. A sandbox with a terminal open is live: it
+keeps a worker of its own, with its tree in it, and its calls run there. `terminals` bounds those.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import marshal
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +20,8 @@ from typing import Self, TypeVar
 
 from askesis.sandbox import bubblewrap, warden
 from askesis.sandbox.door import Channel, opened
+from askesis.sandbox.live import Live
+from askesis.sandbox.terminal import LiveTerminal, checked_size
 from askesis.sandbox.tree import Tree, TreeSnapshot
 from askesis.sandbox.worker import Answer, Worker, memory, packed
 from askesis.types import (
@@ -28,6 +33,7 @@ from askesis.types import (
     Sandbox,
     SandboxError,
     Snapshot,
+    Terminal,
     in_line,
 )
 
@@ -55,7 +61,8 @@ class Call:
 class SandboxPool:
     """size: programs that run at once; workers are started when they are first needed. Where the cores have other work
     too, more workers than cores are faster: most of a call is then waiting for its turn. limits: of a run that brings
-    none.
+    none. terminals: sandboxes that are live at once, beside the calls of others (default: `size`); further ones wait in
+    line for their first terminal.
 
     tree, files: bytes, and files, folders and symlinks, that a working tree may hold (default: four times the limit on
     one file, and 4096). preload: modules of the
@@ -71,6 +78,7 @@ class SandboxPool:
         size: int,
         limits: RunLimits,
         *,
+        terminals: int | None = None,
         tree: int | None = None,
         files: int = MOST_FILES,
         preload: Sequence[str] = PRELOAD,
@@ -79,6 +87,8 @@ class SandboxPool:
     ) -> None:
         if size < 1:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
+        if terminals is not None and terminals < 1:
+            raise ConfigError(f"sandbox: terminals={terminals}: expected room for one live sandbox at least")
         _check(limits)
         self._limits = limits
         self._room, self._files = 4 * limits.file_size if tree is None else tree, files
@@ -90,7 +100,9 @@ class SandboxPool:
         self._config = {"size": room, "inodes": 2 * files, "preload": [*preload], "programs": [*programs]}
         self._config["mounts"] = [_folder(mount) for mount in mounts]
         self._turns = asyncio.Semaphore(size)  # first come, first served
+        self._stays = asyncio.Semaphore(size if terminals is None else terminals)
         self._idle: list[Worker] = []
+        self._idle_live: list[Worker] = []  # those for live sandboxes
         self._workers: set[Worker] = set()  # all of them
         self._bwrap = ""
         self._open = False
@@ -127,8 +139,8 @@ class SandboxPool:
         workers, self._workers = self._workers, set()
         await asyncio.gather(*(worker.kill() for worker in workers))
 
-    async def _start(self) -> Worker:
-        worker = await Worker.start(self._bwrap, self._config)
+    async def _start(self, *, live: bool = False) -> Worker:
+        worker = await Worker.start(self._bwrap, {**self._config, "live": live})
         self._workers.add(worker)
         if not self._open:
             await self.close()
@@ -152,15 +164,40 @@ class SandboxPool:
         finally:
             self._turns.release()
 
-    async def _ready(self) -> Worker:
+    async def _ready(self, *, live: bool = False) -> Worker:
         """A worker that lives and has nothing to do, whose turn it is."""
-        while self._idle and not self._idle[-1].alive:
-            dead = self._idle.pop()
-            self._workers.discard(dead)
-            await dead.kill()
+        idle = self._idle_live if live else self._idle
+        while idle and not idle[-1].alive:
+            await self._buried(idle.pop())
         if not self._open:
             raise SandboxError("sandbox: the pool was closed before the call got its turn")
-        return self._idle.pop() if self._idle else await self._start()
+        return idle.pop() if idle else await self._start(live=live)
+
+    async def _buried(self, dead: Worker) -> None:
+        self._workers.discard(dead)
+        await dead.kill()
+
+    async def _kept(self) -> Worker:
+        """A worker for a live sandbox, once it is its turn; `_given_back` after that."""
+        if not self._open:
+            raise SandboxError("sandbox: the pool is closed")
+        with in_line():
+            await self._stays.acquire()
+            try:
+                return await self._ready(live=True)
+            except BaseException:
+                self._stays.release()
+                raise
+
+    async def _given_back(self, worker: Worker) -> None:
+        """A live sandbox's worker, in which nothing lives any more, or which is dead."""
+        try:
+            if worker.alive:
+                self._idle_live.append(worker)
+            else:
+                await self._buried(worker)
+        finally:
+            self._stays.release()
 
 
 class _Sandbox:
@@ -170,8 +207,9 @@ class _Sandbox:
         self._pool, self._tree, self._limits = pool, tree, limits
         self._turn = asyncio.Lock()  # calls follow each other: each begins in the tree that the last one left
         self._worker: Worker | None = None  # that runs something for us
+        self._live: Live | None = None  # while a terminal is open
         self._closed = False
-        self._lost: list[str] = []  # what the last call left that could not be kept
+        self._lost: list[str] = []  # what was left last that could not be kept
 
     async def run(
         self,
@@ -198,28 +236,61 @@ class _Sandbox:
         """See `Sandbox.python`."""
         return await self._call(Call(warden.PYTHON, self._pool._programs.get(code, code), argv, stdin), limits)
 
+    async def terminal(
+        self,
+        argv: Sequence[str] = ("/bin/bash", "-i"),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        limits: RunLimits | None = None,
+        env: Mapping[str, str] = NO_VARIABLES,
+    ) -> Terminal:
+        """See `Sandbox.terminal`. Raises `OSError` where a sandbox has no more of them to give."""
+        if not argv:
+            raise ValueError("sandbox: `terminal` was given an empty command")
+        checked_size(rows, columns)
+        if limits is not None:
+            _check(limits)
+        bounds = replace(self._limits, wall_s=math.inf) if limits is None else limits
+        async with self._turn:
+            self._check_open()
+            live = await self._alive()
+            try:
+                self._check_open()
+                return await live.terminal(argv, rows, columns, bounds, env, self._left)
+            except BaseException:
+                await self._settled()
+                self._check_open()
+                raise
+
     async def read(self, path: str) -> bytes:
         """See `Sandbox.read`."""
         async with self._turn:
             self._check_open()
-            return self._tree.read(path)
+            return self._tree.read(path) if self._live is None else self._live.folder.read(path)
 
     async def write(self, path: str, data: bytes) -> None:
         """See `Sandbox.write`."""
         async with self._turn:
             self._check_open()
-            self._tree.write(path, data)
+            if self._live is None:
+                self._tree.write(path, data)
+            else:
+                self._live.folder.write(path, data)
 
     async def paths(self) -> Sequence[str]:
         """See `Sandbox.paths`."""
         async with self._turn:
             self._check_open()
-            return self._tree.paths()
+            return self._tree.paths() if self._live is None else self._live.folder.paths()
 
     async def snapshot(self) -> Snapshot:
-        """See `Sandbox.snapshot`."""
+        """See `Sandbox.snapshot`. Of a live tree: each file as it was when it was read."""
         async with self._turn:
             self._check_open()
+            if self._live is not None:
+                self._lost = await self._collect(os.dup(self._live.root))
+                self._check_open()
             return self._tree.snapshot(self._lost)
 
     async def close(self) -> None:
@@ -227,18 +298,91 @@ class _Sandbox:
         self._closed = True
         if self._worker is not None:
             await self._worker.kill()
+        if self._live is not None:
+            terminals = list(self._live.terminals)
+            if self._turn.locked():
+                await self._live.worker.kill()  # whatever it is at
+            async with self._turn:
+                await self._settled(force=True)
+            await asyncio.gather(*(terminal.close() for terminal in terminals))
         self._tree = Tree(room=0, most=0)
+
+    # -- while it is live --------------------------------------------------------------------------------------------
+
+    async def _alive(self) -> Live:
+        """It, with its tree in a worker of its own."""
+        if self._live is None:
+            worker = await self._pool._kept()
+            try:
+                self._check_open()
+                room, most, tree = self._pool._room, self._pool._files, self._tree
+                payload = await _aside(lambda: memory(marshal.dumps(tree.rows())), tree.size, os.close)
+                self._live = await Live.begin(worker, payload, room=room, most=most)
+            except BaseException:
+                await self._pool._given_back(worker)
+                raise
+        return self._live
+
+    async def _left(self, terminal: LiveTerminal) -> None:
+        """A terminal was closed: with the last one, the tree becomes data again."""
+        if self._live is not None:
+            self._live.terminals.discard(terminal)
+            if not self._live.terminals:
+                async with self._turn:
+                    await self._settled()
+
+    async def _settled(self, *, force: bool = False) -> None:
+        """Be live no longer, if no terminal is open: kill what lives, take the tree over, let go of the worker."""
+        live = self._live
+        if live is None or (live.terminals and live.worker.alive and not force):
+            return
+        try:
+            if live.worker.alive:
+                await live.over()
+        except SandboxError:
+            pass  # it is dead now, and that is all that was wanted
+        except BaseException:
+            await live.worker.kill()
+            raise
+        finally:
+            self._live = None
+            try:
+                if not self._closed:
+                    self._lost = await self._collect(os.dup(live.root))
+            finally:
+                live.release()
+                await self._pool._given_back(live.worker)
+
+    async def _beside(self, live: Live, call: Call, limits: RunLimits) -> Answer:
+        """A call on the live tree. One that is cancelled is stopped, and takes nothing else down."""
+        channel = call.channel or Channel(None)
+        working = asyncio.create_task(self._answer(live.worker, replace(call, channel=channel), limits))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            channel.stop()
+            working.add_done_callback(_forgotten)
+            await asyncio.wait([working])
+            raise
+        finally:
+            if call.channel is None:
+                await channel.close()
 
     async def _call(self, call: Call, limits: RunLimits | None) -> RunResult:
         if limits is not None:
             _check(limits)
+        lost: list[str] = []
         async with self._turn:
             self._check_open()
             try:
-                async with self._pool._worker() as worker:
-                    self._check_open()
-                    answer = await self._answer(worker, call, limits or self._limits)
-                self._lost = lost = await self._collect(answer.tree)
+                if self._live is not None:
+                    answer = await self._beside(self._live, call, limits or self._limits)
+                    os.close(answer.tree)
+                else:
+                    async with self._pool._worker() as worker:
+                        self._check_open()
+                        answer = await self._answer(worker, call, limits or self._limits)
+                    lost = self._lost = await self._collect(answer.tree)
             except OSError as error:
                 raise SandboxError(f"sandbox: a call could not be made: {error}") from error
             self._check_open()
@@ -256,7 +400,7 @@ class _Sandbox:
 
     async def _answer(self, worker: Worker, call: Call, limits: RunLimits) -> Answer:
         """Give a worker our tree and a program."""
-        rows, size = self._tree.rows(), self._tree.size
+        rows, size = (self._tree.rows(), self._tree.size) if self._live is None else ([], (0, 0))
         payload = await _aside(lambda: packed(call.code, call.argv, rows, call.env, call.port), size, os.close)
         self._check_open()
         self._worker = worker
@@ -286,6 +430,12 @@ class _Sandbox:
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxError("sandbox: it is closed")
+
+
+def _forgotten(done: asyncio.Future[Answer]) -> None:
+    """Nobody waits for this answer any more."""
+    if not done.cancelled() and done.exception() is None:
+        os.close(done.result().tree)
 
 
 async def _aside(work: Callable[[], T], size: tuple[int, int], undo: Callable[[T], object] = lambda _: None) -> T:

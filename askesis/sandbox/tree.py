@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,39 +81,7 @@ class Tree:
 
     def _resolve(self, path: str) -> str:
         """The place that `path` names, symlinks followed as strings; '' is the tree itself."""
-        if "\0" in path:
-            raise ValueError(f"a path in the sandbox has a NUL in it: {path!r}")
-        todo, place, hops = list(reversed(path.split("/"))), "", 0
-        if path.startswith("/") or ".." in todo:
-            raise _outside(path)
-        if len(os.fsencode(path)) > PATH_BYTES:
-            raise OSError(errno.ENAMETOOLONG, f"a path in the sandbox has at most {PATH_BYTES} bytes", path)
-        while todo:
-            name = todo.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":  # out of a symlink
-                if not place:
-                    raise _outside(path)
-                place = place.rpartition("/")[0]
-                continue
-            step = f"{place}/{name}" if place else name
-            entry = self._entries.get(step)
-            if entry is not None and entry.kind == "link":
-                hops += 1
-                if hops > _HOPS:
-                    raise OSError(errno.ELOOP, "too many symlinks in the sandbox", path)
-                target = os.fsdecode(entry.data)
-                if target.startswith("/"):
-                    if target != ROOT and not target.startswith(ROOT + "/"):
-                        raise _outside(path)
-                    target, place = target.removeprefix(ROOT), ""
-                todo += reversed(target.split("/"))
-                continue
-            if entry is not None and entry.kind == "file" and any(rest not in ("", ".") for rest in todo):
-                raise NotADirectoryError(errno.ENOTDIR, f"{step!r} in the sandbox is a file", path)
-            place = step
-        return place
+        return resolve(path, self._entries.get)
 
     def paths(self) -> list[str]:
         """All regular files, sorted."""
@@ -196,6 +164,46 @@ class Tree:
             return None
         data = os.fsencode(os.readlink(found.name, dir_fd=folder)) if kind == "link" else b""
         return Entry(kind, status.st_mode & 0o777, status.st_mtime_ns, data) if len(data) <= left else None
+
+
+def resolve(path: str, look: Callable[[str], Entry | None]) -> str:
+    """The place that `path` names in a tree, symlinks followed as strings; '' is the tree itself.
+
+    look: what lies at a place of which nothing above is a symlink.
+    """
+    if "\0" in path:
+        raise ValueError(f"a path in the sandbox has a NUL in it: {path!r}")
+    todo, place, hops = list(reversed(path.split("/"))), "", 0
+    if path.startswith("/") or ".." in todo:
+        raise _outside(path)
+    if len(os.fsencode(path)) > PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"a path in the sandbox has at most {PATH_BYTES} bytes", path)
+    while todo:
+        name = todo.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":  # out of a symlink
+            if not place:
+                raise _outside(path)
+            place = place.rpartition("/")[0]
+            continue
+        step = f"{place}/{name}" if place else name
+        entry = look(step)
+        if entry is not None and entry.kind == "link":
+            hops += 1
+            if hops > _HOPS:
+                raise OSError(errno.ELOOP, "too many symlinks in the sandbox", path)
+            target = os.fsdecode(entry.data)
+            if target.startswith("/"):
+                if target != ROOT and not target.startswith(ROOT + "/"):
+                    raise _outside(path)
+                target, place = target.removeprefix(ROOT), ""
+            todo += reversed(target.split("/"))
+            continue
+        if entry is not None and entry.kind == "file" and any(rest not in ("", ".") for rest in todo):
+            raise NotADirectoryError(errno.ENOTDIR, f"{step!r} in the sandbox is a file", path)
+        place = step
+    return place
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from askesis.sandbox import bubblewrap, seccomp, warden
 from askesis.sandbox.tree import Row
-from askesis.types import RunLimits, SandboxError
+from askesis.types import Ended, RunLimits, SandboxError
 
 START_S = 60.0  # a worker that is not ready by then will not be
 GRACE_S = 2 * warden.SETUP_S  # what a run may take beyond its time: to begin, to die, to answer
-Ended = Literal["exit", "wall", "cpu", "memory", "killed", "stopped"]
-_ENDS: dict[int, Ended] = {
+ENDS: dict[int, Ended] = {
     warden.EXIT: "exit",
     warden.WALL: "wall",
     warden.CPU: "cpu",
@@ -67,6 +66,7 @@ class Worker:
         """A worker that is ready. config: for the warden. Raises `SandboxError`.
 
         size, inodes: of the file system that a run gets. preload: modules, programs: sources, ready before the fork.
+        live: it serves a sandbox with terminals (`steward`).
         """
         gate = os.pipe2(os.O_CLOEXEC)
         try:
@@ -112,10 +112,16 @@ class Worker:
             ]
             texts = {path: memory(text.encode()) for path, text in bubblewrap.TEXTS.items()}
             mail = [memory(Path(warden.__file__).read_bytes()), memory(json.dumps(given).encode())]
+            live = bool(config.get("live"))
+            if live:
+                mail.append(memory(Path(warden.__file__).with_name("steward.py").read_bytes()))
             for file in (*texts.values(), *mail):
                 always.callback(os.close, file)
-            command = bubblewrap.arguments(bwrap, info=info_end, gate=gate, texts=texts, mounts=config["mounts"])
-            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c", warden.BOOT]
+            command = bubblewrap.arguments(
+                bwrap, info=info_end, gate=gate, texts=texts, mounts=config["mounts"], terminals=live
+            )
+            command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c"]
+            command += [warden.LIVE_BOOT if live else warden.BOOT]
             command += [",".join((*warden.NEEDED, *config["preload"])), *map(str, mail)]
             process = subprocess.Popen(
                 command,
@@ -154,14 +160,23 @@ class Worker:
 
         Raises `SandboxError`, and is dead after that or a cancellation.
         """
+        files = [payload, stdin] if door is None else [payload, stdin, door]
+        return _answer(*await self.exchange(mode, limits, files, warden.longest(limits.wall_s) + GRACE_S))
+
+    async def exchange(
+        self, mode: int, limits: RunLimits, files: Sequence[int], patience_s: float
+    ) -> tuple[bytes, list[int]]:
+        """Send a request, and close its `files`; the answer, with descriptors that are the caller's to close.
+
+        Raises `SandboxError` if none comes in `patience_s`, and is dead after that or a cancellation.
+        """
         request = warden.REQUEST.pack(
             *(mode, limits.wall_s, limits.cpu_s, limits.memory, limits.processes, limits.file_size, limits.output)
         )
-        files = [payload, stdin] if door is None else [payload, stdin, door]
         try:
             answer = self._next()
             socket.send_fds(self._control, [request], files)
-            async with asyncio.timeout(warden.longest(limits.wall_s) + GRACE_S):
+            async with asyncio.timeout(patience_s):
                 message, answered = await answer
         except BaseException as error:
             said = await self.kill()
@@ -173,7 +188,7 @@ class Worker:
         finally:
             _close(files)
         self._waiting = None
-        return _answer(message, answered)
+        return message, answered
 
     async def kill(self) -> str:
         """End it and all that lives in it, and wait until that is gone; what it said last. Idempotent."""
@@ -253,7 +268,7 @@ def _answer(message: bytes, files: list[int]) -> Answer:
                 "run fewer programs at once, or fewer other ones beside them"
             )
         answer = Answer(
-            ended=_ENDS[ended],
+            ended=ENDS[ended],
             exit_code=code,
             stdout=_content(stdout),
             stderr=_content(stderr),
