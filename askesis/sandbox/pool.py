@@ -300,6 +300,8 @@ class _Sandbox:
             await self._worker.kill()
         if self._live is not None:
             terminals = list(self._live.terminals)
+            for terminal in terminals:
+                terminal.failed("sandbox: it is closed")
             if self._turn.locked():
                 await self._live.worker.kill()  # whatever it is at
             async with self._turn:

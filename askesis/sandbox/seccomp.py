@@ -105,6 +105,9 @@ _OWN: dict[str, tuple[int, int]] = {
     "sched_setaffinity": (203, 122),
 }
 _NEWEST = 441  # epoll_pwait2: from about here on, numbers are the same on every machine
+# Of a terminal: to type into it, to select on its console, to load a line discipline into the kernel.
+_TERMINALS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
+_IOCTL = (16, 29)
 _CLONE, _SOCKET, _SERVER = (56, 220), (41, 198), ((49, 200), (42, 203), (50, 201))  # bind, connect, listen
 _NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that `clone` knows
 _NEW_NETWORK = 0x40000000
@@ -114,6 +117,7 @@ _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (
 
 _LOAD, _EQUAL, _ABOVE, _SET, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_PASS = (_RETURN, 0, 0, _ALLOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,7 @@ def filters() -> Filters:
     rules += [(number, "absent") for row in _ABSENT.values() if (number := row[column])]
     rules += [(row[column], "own") for row in _OWN.values()]
     rules += [(_FORBIDDEN["unshare"][column] or 0, "unshare"), (_CLONE[column], "clone"), (_SOCKET[column], "socket")]
+    rules += [(_IOCTL[column], "ioctl")]
     last = [(number, "forbid") for name in _WARDENS if (number := _FORBIDDEN[name][column])]
     server = [(call[column], "forbid") for call in _SERVER] + [(_SOCKET[column], "family")]
     return Filters(
@@ -166,6 +171,7 @@ def _assemble(architecture: int, rules: list[tuple[int, str]], *, newest: int | 
         "clone": [argument, (_SET, "forbidden", "allowed", _NAMESPACES)],
         "unshare": [argument, (_EQUAL, "allowed", "forbidden", _NEW_NETWORK)],
         "socket": [argument, *((_EQUAL, "allowed", 0, family) for family in _FAMILIES)],
+        "ioctl": [(_LOAD, 0, 0, 24), *((_EQUAL, "forbidden", 0, request) for request in _TERMINALS), _PASS],
         "own": [argument, (_EQUAL, "allowed", "forbidden", 0)],
         "family": [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT)],
         "allowed": [(_RETURN, 0, 0, _ALLOW)],
