@@ -296,17 +296,17 @@ class _Sandbox:
     async def close(self) -> None:
         """See `Sandbox.close`. A call in flight gets a `SandboxError`."""
         self._closed = True
+        terminals = list(self._live.terminals) if self._live is not None else []
+        for terminal in terminals:
+            terminal.failed("sandbox: it is closed")
         if self._worker is not None:
             await self._worker.kill()
         if self._live is not None:
-            terminals = list(self._live.terminals)
-            for terminal in terminals:
-                terminal.failed("sandbox: it is closed")
             if self._turn.locked():
                 await self._live.worker.kill()  # whatever it is at
             async with self._turn:
                 await self._settled(force=True)
-            await asyncio.gather(*(terminal.close() for terminal in terminals))
+        await asyncio.gather(*(terminal.close() for terminal in terminals))
         self._tree = Tree(room=0, most=0)
 
     # -- while it is live --------------------------------------------------------------------------------------------

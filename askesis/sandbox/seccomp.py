@@ -117,7 +117,7 @@ _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1), "riscv64": (
 
 _LOAD, _EQUAL, _ABOVE, _SET, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_PASS = (_RETURN, 0, 0, _ALLOW)
+_PASS, _REFUSE = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _assemble(architecture: int, rules: list[tuple[int, str]], *, newest: int | 
         "kill": [(_RETURN, 0, 0, _KILL)],
         "clone": [argument, (_SET, "forbidden", "allowed", _NAMESPACES)],
         "unshare": [argument, (_EQUAL, "allowed", "forbidden", _NEW_NETWORK)],
-        "socket": [argument, *((_EQUAL, "allowed", 0, family) for family in _FAMILIES)],
+        "socket": [argument, *((_EQUAL, "allowed", 0, family) for family in _FAMILIES), _REFUSE],
         "ioctl": [(_LOAD, 0, 0, 24), *((_EQUAL, "forbidden", 0, request) for request in _TERMINALS), _PASS],
         "own": [argument, (_EQUAL, "allowed", "forbidden", 0)],
         "family": [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT)],
