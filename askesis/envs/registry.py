@@ -15,6 +15,7 @@ from askesis.types import AskesisError, ConfigError, Env, nearest
 BUILT_IN = {
     "repair": "askesis.envs.repair:Repair",
     "research": "askesis.envs.research:Research",
+    "terminal": "askesis.envs.terminal:TerminalTasks",
 }
 
 
