@@ -1,7 +1,7 @@
 """Escapes by name: what a program in a sandbox must not reach, of the host and of the episode in the next worker.
 
-Each escape is a program that prints `escaped` and what it got, or ends otherwise. It is tried as a Python call and as a
-program of its own. Neighbours hold secrets in every place that a careless sandbox shares.
+Each escape is a program that prints `escaped` and what it got, or ends otherwise. It is tried as a Python call, as a
+program of its own, and in a terminal. Neighbours hold secrets in every place that a careless sandbox shares.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ import os
 print("escaped", os.listdir("/sys"))
 == devices
 import os
-harmless = "null zero full random urandom fd shm stdin stdout stderr"
+harmless = "null zero full random urandom fd shm stdin stdout stderr pts ptmx tty"
 found = set(os.listdir("/dev")) - set(harmless.split())
 if found: print("escaped", found)
 == device_node
@@ -117,7 +117,7 @@ if libc.mount(b"x", b"/home/tmp", b"tmpfs", 0, None) == 0: print("escaped: mount
 if libc.umount2(b"/proc", 2) == 0: print("escaped: unmounted")
 == other_processes
 import os
-found = [name for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid())]
+found = [name for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid(), os.getppid())]
 if found: print("escaped", found)
 == read_the_warden
 for name in ("mem", "environ", "maps", "fd/3"):
@@ -164,10 +164,10 @@ for who in (0, -1): os.kill(who, 15)
 os.killpg(0, 15)
 == the_wardens_session
 import os
-if os.getsid(0) != os.getpid() or os.getpgrp() != os.getpid(): print("escaped")
+if os.getsid(0) in (0, 1) or os.getpgrp() in (0, 1): print("escaped")
 == environment
 import os
-found = set(os.environ) - set("PATH HOME TMPDIR LANG USER PWD SHLVL _ LC_CTYPE".split())
+found = set(os.environ) - set("PATH HOME TMPDIR LANG USER PWD SHLVL _ LC_CTYPE TERM HISTFILE".split())
 if found or "{value}" in str(os.environ): print("escaped", found)
 == descriptors
 import os
@@ -231,6 +231,74 @@ for number in (425, 435, 438, 442, 444, 447, 500, 0x40000000 + 39):
 # System V shared memory, semaphores and queues, keys, bpf, performance events, userfaultfd, reboot, module loading
 for number in (29, 64, 68, 240, 248, 250, 321, 298, 323, 169, 175) if platform.machine() == "x86_64" else ():
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1: print("escaped", number)
+== type_into_a_terminal
+import fcntl, os
+for path in ("/dev/tty", "/dev/pts/0", "/proc/self/fd/0"):
+    try:
+        fcntl.ioctl(os.open(path, os.O_RDWR), 0x5412, b"x")
+        print("escaped", path)
+    except OSError: pass
+== line_discipline
+import fcntl, os, struct
+for path in ("/dev/tty", "/dev/pts/0", "/proc/self/fd/0"):
+    try:
+        fcntl.ioctl(os.open(path, os.O_RDWR), 0x5423, struct.pack("i", 13))
+        print("escaped", path)
+    except OSError: pass
+== host_terminals
+import os
+for path in ("/dev/console", "/dev/tty0", "/dev/tty1", "/dev/ttyS0", "/dev/pts/1", "/dev/pts/2"):
+    try:
+        os.open(path, os.O_RDWR | os.O_NOCTTY)
+        print("escaped", path)
+    except OSError: pass
+== wardens_files
+import os
+for name in ("oom_score_adj", "attr/current", "comm", "timerslack_ns", "coredump_filter"):
+    try:
+        os.write(os.open("/proc/1/" + name, os.O_WRONLY), b"0")
+        print("escaped", name)
+    except OSError: pass
+== wardens_descriptors
+import os
+print("escaped", os.listdir("/proc/1/fd"))
+== take_a_descriptor
+import ctypes, os
+if ctypes.CDLL(None).syscall(438, os.pidfd_open(1), 3, 0) != -1: print("escaped")
+== kernel_settings
+import os
+for where, _, names in os.walk("/proc/sys"):
+    for name in names:
+        try:
+            file = os.open(os.path.join(where, name), os.O_RDWR)
+            os.write(file, os.read(file, 4096))
+            print("escaped", where, name)
+        except OSError: pass
+== set_the_clock
+import time
+time.clock_settime(time.CLOCK_REALTIME, 0)
+print("escaped")
+== kernel_log
+import ctypes, platform
+number = 103 if platform.machine() == "x86_64" else 116
+if ctypes.CDLL(None).syscall(number, 3, ctypes.create_string_buffer(9), 9) != -1: print("escaped")
+== link_to_a_host_file
+import os
+os.link("/usr/bin/env", "linked")
+print("escaped")
+== wardens_memory_by_process_vm
+import ctypes, platform
+if ctypes.CDLL(None).syscall(310 if platform.machine() == "x86_64" else 270, 1, 0, 0, 0, 0, 0) != -1: print("escaped")
+== signal_from_a_timer
+import fcntl, os, signal, time
+reading, writing = os.pipe()
+try:
+    fcntl.fcntl(reading, fcntl.F_SETOWN, 1)
+    fcntl.fcntl(reading, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC)
+except OSError: pass
+os.write(writing, b"x")
+time.sleep(0.1)
 """
 ESCAPES = dict(part.split("\n", 1) for part in ESCAPES.split("\n== ")[1:])
 
@@ -294,6 +362,29 @@ async def test_a_program_does_not_escape(world, escape):
     pool, facts = world
     sandbox = await pool.acquire()
     held(await sandbox.run(["python3", "-I", "-S", "-c", program(escape, facts)]))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def terminal(world):
+    """A shell in a terminal, and its sandbox."""
+    pool, _ = world
+    sandbox = await pool.acquire()
+    shell = await sandbox.terminal(["/bin/bash", "--norc", "-i"], limits=replace(LIMITS, wall_s=600, cpu_s=600))
+    yield sandbox, shell
+    await sandbox.close()
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+async def test_a_program_in_a_terminal_does_not_escape(world, terminal, escape):
+    sandbox, shell = terminal
+    await sandbox.write("escape.py", program(escape, world[1]).encode())
+    await shell.send(b"rm -rf disk linked; python3 -I -S escape.py >out 2>err; echo $? >code; mv code done-$?\n")
+    async with asyncio.timeout(30):
+        while "done-0" not in await sandbox.paths():
+            await shell.read(wait_s=0.05, quiet_s=0.02)
+    result = await sandbox.run(["sh", "-c", "cat out; cat err >&2; code=$(cat done-0); rm done-0; exit $code"])
+    held(replace(result, exit_code=result.exit_code if result.exit_code < 128 else 128 - result.exit_code))
+    assert shell.alive or escape in ("kill_the_group",)
 
 
 TRACES = """
