@@ -103,7 +103,7 @@ class Screen:
                 "terminal: screens need the package pyte; install it with: pip install 'askesis[terminal]'"
             ) from None
         self._screen: Any = pyte.Screen(columns, rows)
-        self._stream = pyte.Stream(self._screen)
+        self._stream: Any = pyte.Stream(self._screen)
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = b""
         self.shown = False
@@ -127,7 +127,7 @@ class Screen:
         try:
             self._stream.feed(self._text.decode(data))
         except Exception:  # a sequence that the emulator does not bear: what it has painted so far stays
-            self._stream.attach(self._screen)
+            self._stream = type(self._stream)(self._screen)
 
     def resize(self, rows: int, columns: int) -> None:
         """Another size."""

@@ -9,6 +9,7 @@ outcome depends on it.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,10 @@ from askesis.tools.rendering import Screen, bounded, flat
 from askesis.types import ConfigError, RunLimits, Sandbox, Session, Terminal, Tool, ToolResult, ToolSpec
 
 SHELL = ("/bin/bash", "--norc", "--noprofile", "--noediting", "-i")
-# The prompt: the last exit code, echo off while we type commands, and nothing of this in the programs' environment.
+# The prompt: the last exit code, a terminal as it should be but for echo, which programs get back, and nothing of this
+# in their environment.
 _PROMPT = (
-    "_status=$?; export -n PROMPT_COMMAND PS0 PS1 PS2 HISTFILE HISTCONTROL; stty -echo iutf8; "
+    "_status=$?; export -n PROMPT_COMMAND PS0 PS1 PS2 HISTFILE HISTCONTROL; stty sane -echo iutf8; "
     r"printf '\033]7331;%d;%d\007' $_status $((_prompts += 1))"
 )
 _MARKER = re.compile(rb"\x1b\]7331;(\d{1,3});(\d{1,15})\x07")
@@ -39,6 +41,8 @@ _KEYS = {
     "page_down": b"\x1b[6~",
     "delete": b"\x1b[3~",
 } | {f"ctrl-{chr(letter)}": bytes([letter - 96]) for letter in range(ord("a"), ord("z") + 1)}
+_PATTERN = f"^({'|'.join(key for key in _KEYS if not key.startswith('ctrl-'))}|ctrl-[a-z])$"
+_ERASE = b"\x15"  # what was typed at the prompt and never sent
 _LINE = 3_000  # bytes of a line that we type: the kernel cuts those of 4096
 _KEPT = 2**15  # bytes of a call's output that are kept from its beginning, and as many from its end
 _LOOK_S = 0.1  # the longest time between two looks at a terminal
@@ -131,14 +135,14 @@ class LiveShell:
             self.running = command
             deadline = asyncio.get_running_loop().time() + timeout_s
             for line in typed(command):
-                await self._type(terminal, line)
+                await self._type(terminal, _ERASE + line)
                 said = await self._wait(terminal, deadline, quiet_s=None)
                 if said.state != "prompt":
                     break
             return said
 
     async def press(self, data: bytes, *, wait_s: float) -> Said:
-        """Send what is typed, and wait until the prompt is back, nothing more comes, or `wait_s` are over."""
+        """Type, and wait until the prompt is back, nothing more comes, or `wait_s` are over. b"" only waits."""
         async with self._turn:
             terminal = await self._opened()
             taken = True
@@ -146,8 +150,10 @@ class LiveShell:
                 await terminal.interrupt()
             elif data:
                 taken = await self._type(terminal, data)
+            if not self.running and b"\n" in data:  # a command that was typed
+                self.running = data.decode(errors="replace")
             deadline = asyncio.get_running_loop().time() + wait_s
-            said = await self._wait(terminal, deadline, quiet_s=self._quiet_s)
+            said = await self._wait(terminal, deadline, quiet_s=self._quiet_s, patient=not data)
             return said if taken else replace(said, refused=True)
 
     async def resize(self, rows: int, columns: int) -> None:
@@ -203,10 +209,13 @@ class LiveShell:
         else:
             self._take(terminal, await terminal.read(wait_s=0.0, quiet_s=0.0), _Output())
 
-    async def _wait(self, terminal: Terminal, deadline: float, *, quiet_s: float | None) -> Said:
-        """Read until the prompt comes, the time is over, or (with `quiet_s`) nothing more comes."""
+    async def _wait(self, terminal: Terminal, deadline: float, *, quiet_s: float | None, patient: bool = False) -> Said:
+        """Read until the prompt comes, the time is over, or (with `quiet_s`) nothing more comes.
+
+        patient: nothing more can only come after something.
+        """
         clock, output, look_s = asyncio.get_running_loop().time, _Output(), 0.002
-        last, code = clock(), None
+        last, code = math.inf if patient else clock(), None
         state: State = "running"
         while state == "running":
             left_s = deadline - clock()
@@ -312,7 +321,7 @@ def terminal_tools(shell: LiveShell, *, timeout_s: float = 10.0, longest_s: floa
         description="Type text, then press a key, in the program that runs in the terminal; or only wait.",
         parameters={
             "type": "object",
-            "properties": {"text": {"type": "string"}, "key": {"enum": [*_KEYS]}, "wait": seconds},
+            "properties": {"text": {"type": "string"}, "key": {"type": "string", "pattern": _PATTERN}, "wait": seconds},
         },
     )
     return _Run(shell, run, timeout_s), _Keys(shell, keys, min(2.0, longest_s))
@@ -343,9 +352,8 @@ class _Keys:
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         data = str(args.get("text", "")).encode(errors="replace")
         data += _KEYS[str(args["key"])] if "key" in args else b""
-        idle = not self.shell.running
         said = await self.shell.press(data, wait_s=float(args.get("wait", self.wait_s)))
-        return ToolResult(text=_told(said, "" if not idle else "at the prompt"))
+        return ToolResult(text=_told(said, "" if self.shell.running else "at the prompt"))
 
 
 def _told(said: Said, when: str) -> str:
