@@ -29,22 +29,25 @@ SECRET = "the-secret-of-the-host"
 TAMPERERS = r"""
 == a_link_in_a_folders_place
 import os
-os.mkdir("real"); open("real/secret", "w").close(); os.symlink("{host}", "link")
-ready()
-while True:
-    for name in ("real", "link"):
-        try: os.rename(name, "bait"); os.rename("bait", name)
-        except OSError:
-            if os.path.isfile("bait") and not os.path.islink("bait"): os.remove("bait")
-== a_link_in_a_files_place
-import os
-os.symlink("{host}/secret", "link")
+def fresh():
+    clear("bait", "real", "link")
+    os.mkdir("real"); open("real/secret", "w").close(); os.symlink("{host}", "link")
+fresh()
 ready()
 while True:
     try:
+        for name in ("real", "link"): os.rename(name, "bait"); os.rename("bait", name)
+    except OSError:
+        try: fresh()
+        except OSError: pass
+== a_link_in_a_files_place
+import os
+ready()
+while True:
+    try:
+        clear("link"); os.symlink("{host}/secret", "link")
         open("bait", "w").close(); os.rename("link", "bait"); os.remove("bait")
-    except OSError: os.path.lexists("bait") and os.remove("bait")
-    if not os.path.lexists("link"): os.symlink("{host}/secret", "link")
+    except OSError: clear("bait")
 == a_link_to_itself
 import os
 os.symlink("bait", "bait")
@@ -208,6 +211,11 @@ def ready(): open("ready", "w").close()
 def wait():
     import time
     time.sleep(600)
+def clear(*paths):  # what the calls from outside have made there
+    import os, shutil
+    for path in paths:
+        try: os.remove(path)
+        except OSError: shutil.rmtree(path, ignore_errors=True)
 """
 TAMPERERS = dict(part.split("\n", 1) for part in ("\n" + TAMPERERS.strip()).split("\n== ")[1:])
 ENDS = {"hides_its_memory": "memory"}  # all others go on
