@@ -151,6 +151,9 @@ class _Silent:
     ) -> Completion:
         return await self.speak(tokens, messages, thinking, sampling)
 
+    def spawn(self, name: str, specialist: str) -> Speaker:
+        return self
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from askesis.types import (
+    Fork,
     Limits,
     Message,
     Node,
@@ -70,7 +71,7 @@ def body_to_json(trace: Trace) -> str:
             "harness": trace.harness,
             "nodes": nodes,
             "rewards": [[r.name, r.value, r.weight, r.evidence] for r in trace.rewards],
-            "outcome": [trace.outcome.by, trace.outcome.reason, trace.outcome.detail],
+            "outcome": _outcome_values(trace.outcome),
             "timing": asdict(trace.timing),
             "thinking": [
                 trace.thinking.enabled,
@@ -84,6 +85,10 @@ def body_to_json(trace: Trace) -> str:
             "temperature": trace.temperature,
             "group": trace.group,
             "log": trace.log,
+            "forks": [
+                [f.root, f.origin, f.kind, f.name, None if f.outcome is None else _outcome_values(f.outcome)]
+                for f in trace.forks
+            ],
             "schema": trace.schema,
         }
     )
@@ -135,14 +140,13 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
             )
         )
     enabled, budget, effort, *rest = values["thinking"]  # early traces have three
-    by, reason, detail = values["outcome"]
     return Trace(
         id=id,
         task=task,
         harness=values["harness"],
         nodes=tuple(nodes),
         rewards=tuple(Reward(name=n, value=v, weight=w, evidence=e) for n, v, w, e in values["rewards"]),
-        outcome=Outcome(by=by, reason=reason, detail=detail),
+        outcome=_outcome(values["outcome"]),
         timing=Timing(**values["timing"]),
         thinking=Thinking(enabled=enabled, budget=budget, effort=effort, episode_budget=next(iter(rest), None)),
         tool_events=tuple(ToolEvent(node=n, name=t, seconds=s, status=k) for n, t, s, k in values["tools"]),
@@ -151,8 +155,21 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
         temperature=values["temperature"],
         group=values["group"],
         log=values.get("log", ""),
+        forks=tuple(
+            Fork(root=root, origin=origin, kind=kind, name=name, outcome=None if ended is None else _outcome(ended))
+            for root, origin, kind, name, ended in values.get("forks", ())
+        ),
         schema=values["schema"],
     )
+
+
+def _outcome_values(outcome: Outcome) -> list[str]:
+    return [outcome.by, outcome.reason, outcome.detail]
+
+
+def _outcome(values: Sequence[Any]) -> Outcome:
+    by, reason, detail = values
+    return Outcome(by=by, reason=reason, detail=detail)
 
 
 def message_to_json(message: Message) -> dict[str, Any]:

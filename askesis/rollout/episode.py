@@ -28,11 +28,15 @@ from askesis.types import (
     Renderer,
     Reward,
     SandboxError,
+    Specialist,
     State,
+    Task,
     Timing,
+    Tool,
     Trace,
     VerifierError,
     counted,
+    nearest,
 )
 
 PORT = 7007  # of the door, inside the sandbox
@@ -104,13 +108,14 @@ class _Episode:
         try:
             await bounded(self._keep_state(), stage.options.setup_s)
             assert self.state is not None
-            tools = stage.env.tools(spec.task, self.state)
+            own, foreseen = shared_out(stage.env, spec.task, self.state)
             self.speaker = stage.speakers.open(spec, self.id)
             self.session = EpisodeSession(
                 spec=spec,
                 speaker=self.speaker,
                 renderer=stage.renderer,
-                toolset=tools,
+                toolset=own,
+                foreseen=foreseen,
                 place=getattr(self.state, "sandbox", None),
                 options=stage.options,
                 clock=asyncio.get_running_loop().time,
@@ -142,7 +147,7 @@ class _Episode:
         session = self.session
         assert session is not None
         try:
-            with counted(session.waits):
+            with counted(session.waits_here):
                 await self.stage.agent.run(session)
         except EpisodeEnded:
             pass
@@ -174,6 +179,8 @@ class _Episode:
     async def close(self) -> None:
         """Release and close what there is; never fails, and finishes even while being cancelled."""
         if self.outcome.by == "cancelled" and self.session is not None:
+            what = f"stopping the agents of episode {self.id} of task {self.spec.task.id}"
+            await finished(self.session.settle(), self.stage.options.close_s, what)
             self.session.outcome = self.outcome
             self.outcome = self.session.conclude()
         self.closed = True
@@ -217,7 +224,36 @@ class _Episode:
             temperature=self.stage.options.temperature,
             group=spec.group,
             log=session.log if session is not None else "",
+            forks=session.forks if session is not None else (),
         )
+
+
+def shared_out(env: Env, task: Task, state: State) -> tuple[Sequence[Tool], list[tuple[Specialist, Sequence[Tool]]]]:
+    """The tools of an episode's own agent, and those of each specialist that the environment foresees.
+
+    Raises `ConfigError` for two tools or specialists of one name, and for a specialist's tool that there is not.
+    """
+    tools: dict[str, Tool] = {}
+    for tool in env.tools(task, state):
+        if tools.setdefault(tool.spec.name, tool) is not tool:
+            raise ConfigError(f"environment {env.name!r}: two tools share a name: {tool.spec.name!r}")
+    foresees = getattr(env, "specialists", None)
+    foreseen: Sequence[Specialist] = () if foresees is None else foresees(task, state)
+    names = [specialist.name for specialist in foreseen]
+    if len({*names}) != len(names) or "" in names:
+        raise ConfigError(f"environment {env.name!r}: specialists {names}: expected names, each of them once")
+    for specialist in foreseen:
+        for name in specialist.tools:
+            if name not in tools:
+                raise ConfigError(
+                    f"environment {env.name!r}: specialist {specialist.name!r} has a tool {name!r}"
+                    f"{nearest(name, tools)} that is none of the episode's: {', '.join(tools)}"
+                )
+    theirs = {name for specialist in foreseen for name in specialist.tools}
+    return (
+        [tool for name, tool in tools.items() if name not in theirs],
+        [(specialist, [tools[name] for name in specialist.tools]) for specialist in foreseen],
+    )
 
 
 async def _verdict(env: Env, trace: Trace, state: State) -> Sequence[Reward]:

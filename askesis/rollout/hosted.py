@@ -36,7 +36,7 @@ class EpisodeHost:
         self.session = session
         self.tree = TokenTree(renderer=session.renderer)
         self.tools: Sequence[ToolSpec] = ()
-        self.waits = Waits(session.clock)  # for the engine; turns at the same time count once
+        self.waits = Waits(session.clock, into=session.waits)  # for the engine; turns at the same time count once
         self._turns: set[asyncio.Task[object]] = set()
         self._branches: dict[int, int] = {}  # of the engine's caches, by the node in which each ends
         self._opened = 0

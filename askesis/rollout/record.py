@@ -1,16 +1,19 @@
-"""The token record of one episode: what the engine saw and sampled, in order, and the nodes it is made of.
+"""The token record of one conversation: what the engine saw and sampled, in order, and the nodes it is made of.
 
 Invariant: the tokens of the nodes along the branch, joined, are exactly the tokens handed to the engine plus those it
-sampled. Tokens are only ever appended.
+sampled. Tokens are only ever appended. The nodes of all conversations of an episode lie in one list, each after those
+that were there before; a conversation knows which are its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from askesis.types import Completion, EngineError, Message, Node, Renderer, Sampling, Thinking, TokenIds
+from askesis.types import Completion, EngineError, Fork, Message, Node, Outcome, Renderer, Sampling, Thinking, TokenIds
 
 NO_VERSION = -1  # `policy_versions` of tokens that no policy produced
 NOTHING: TokenIds = np.empty(0, dtype=np.int32)
@@ -20,17 +23,24 @@ class TokenRecord:
     """Grows by messages that were observed and by completions that were sampled.
 
     What is rendered for a turn is staged first, and becomes part of the record with the completion that follows it:
-    the record always ends in a sampled turn, or in messages without tokens.
+    the record always ends in a sampled turn, or in messages without tokens. nodes: of the episode, with others'; path:
+    which of them are this conversation's.
     """
 
-    __slots__ = ("_buffer", "_length", "_staged", "_staged_at", "nodes")
+    __slots__ = ("_buffer", "_length", "_staged", "_staged_at", "nodes", "path")
 
-    def __init__(self, capacity: int = 512) -> None:
+    def __init__(self, nodes: list[Node] | None = None, *, capacity: int = 512) -> None:
         self._buffer = np.empty(capacity, dtype=np.int32)
         self._length = 0
         self._staged: tuple[Sequence[Message], TokenIds] | None = None
         self._staged_at = 0.0
-        self.nodes: list[Node] = []
+        self.nodes: list[Node] = [] if nodes is None else nodes
+        self.path: list[int] = []
+
+    @property
+    def last(self) -> int:
+        """The node that this conversation ends in; -1 if there is none yet."""
+        return self.path[-1] if self.path else -1
 
     def __len__(self) -> int:
         return self._length
@@ -66,7 +76,11 @@ class TokenRecord:
             self._observed(message, NOTHING, at)
 
     def _observed(self, message: Message, tokens: TokenIds, at: float) -> None:
-        self.nodes.append(observed_node(len(self.nodes) - 1, message, tokens, at=at))
+        self._enter(observed_node(self.last, message, tokens, at=at))
+
+    def _enter(self, node: Node) -> None:
+        self.path.append(len(self.nodes))
+        self.nodes.append(node)
 
     def sampled(
         self, message: Message, completion: Completion, *, thinking_tokens: int, started_s: float, ended_s: float
@@ -74,9 +88,9 @@ class TokenRecord:
         """Append a completion (already checked); its forced tokens carry no loss."""
         self._keep_staged()
         self._append(completion.token_ids)
-        self.nodes.append(
+        self._enter(
             sampled_node(
-                len(self.nodes) - 1,
+                self.last,
                 message,
                 completion,
                 finish_reason=completion.finish_reason,
@@ -88,9 +102,9 @@ class TokenRecord:
 
     def check(self) -> None:
         """Raises `EngineError` if the nodes' tokens, joined, are not the tokens that the engine was given."""
-        if not self.nodes:
+        if not self.path:
             return
-        joined = np.concatenate([node.token_ids for node in self.nodes])
+        joined = np.concatenate([self.nodes[at].token_ids for at in self.path])
         if not np.array_equal(joined, self._buffer[: self._length]):
             raise EngineError(
                 f"token record broken: the nodes hold {len(joined)} tokens, the engine's view {self._length}; "
@@ -105,6 +119,24 @@ class TokenRecord:
             self._buffer = grown
         self._buffer[self._length : end] = tokens
         self._length = end
+
+
+@dataclass(slots=True, kw_only=True)
+class Branch:
+    """A conversation of the episode, with where it came from. None: nowhere, it is the first."""
+
+    record: TokenRecord
+    origin: int = -1
+    kind: Literal["compaction", "agent"] | None = None
+    name: str = ""
+    outcome: Outcome | None = None
+
+    @property
+    def fork(self) -> Fork | None:
+        """As the trace says it, once something of the conversation is on record."""
+        if self.kind is None or not self.record.path:
+            return None
+        return Fork(root=self.record.path[0], origin=self.origin, kind=self.kind, name=self.name, outcome=self.outcome)
 
 
 def observed_node(parent: int, message: Message, tokens: TokenIds, *, at: float) -> Node:

@@ -1,133 +1,128 @@
-"""One episode as an agent sees it, and as the record keeps it.
+"""One agent of an episode: what it sees, and what the record keeps of it.
 
 What was sampled is appended token by token and never rendered again; what was observed comes in between, rendered
 once. Everything that can go wrong ends in one typed `Outcome`: what the policy did (or spent) is its own, all else is
-infrastructure.
+infrastructure. A sub-agent is a session of its own below its parent's: it has its own conversation and may end by
+itself, by its limits; the episode, its record and all else that can end are the topmost session's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from askesis.rollout.arguments import complaint
 from askesis.rollout.bounded import bounded
+from askesis.rollout.calling import Toolbox
+from askesis.rollout.ended import EpisodeEnded, said
 from askesis.rollout.heard import Halt
 from askesis.rollout.hosted import EpisodeHost, Reach
-from askesis.rollout.record import TokenRecord, check_completion, thought_tokens
+from askesis.rollout.options import EpisodeOptions, Meter, turn_seed
+from askesis.rollout.record import Branch, TokenRecord, check_completion, thought_tokens
+from askesis.rollout.spawning import SubAgents
 from askesis.rollout.speakers import EpisodeSpec, Speaker
+from askesis.rollout.spending import Spending
 from askesis.types import (
-    AskesisError,
+    Agent,
     Completion,
     ConfigError,
     ContextOverflow,
     Door,
     EngineError,
+    Fork,
     Limits,
     Message,
     Node,
     Outcome,
     Renderer,
+    Report,
     Sampling,
     Sandbox,
-    SandboxError,
+    Specialist,
     Task,
     TemplateError,
     Thinking,
+    TokenIds,
     Tool,
     ToolCall,
     ToolEvent,
-    ToolResult,
     ToolSpec,
     Waits,
-    nearest,
-    tool_result,
+    counted,
+    in_line,
 )
+
+__all__ = ["EpisodeEnded", "EpisodeOptions", "EpisodeSession", "Meter", "turn_seed"]
 
 ASKED = "asked"  # the bound of a turn that a program itself wants no longer
 
 
-class EpisodeEnded(AskesisError):
-    """Raised by `Session.turn` when no further turn is possible. Agents let it pass; the episode is over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeOptions:
-    """How every episode of a run is sampled and bounded.
-
-    temperature, top_p, top_k, min_p: as in `Sampling`; training samples untruncated. setup_s, verify_s, close_s,
-    engine_s: seconds that setting up, verifying, closing and one turn of the engine may take before they count as
-    failed. The last is separate from `Limits.wall_s`, whose clock stops while the policy waits for the engine: how
-    busy the engine is says nothing about the policy. No limit counts the time in line for a sandbox's worker.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    setup_s: float = 60.0
-    verify_s: float = 60.0
-    engine_s: float = 600.0
-    close_s: float = 10.0
-
-
-@dataclass(slots=True)
-class Meter:
-    """What was done so far, for the live line; shared by all episodes of a run."""
-
-    turns: int = 0
-    tokens: int = 0
-    engine_s: float = 0.0
-    tool_s: float = 0.0
-
-
-def turn_seed(seed: int, turn: int) -> int:
-    """The seed of one turn's sampling, 63 bits: neighbouring seeds and turns share nothing."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=8).digest()) >> 1
-
-
 @dataclass(slots=True, kw_only=True)
 class EpisodeSession:
-    """Implements `types.Session`. `clock` gives seconds; the episode's time starts when the session is made."""
+    """Implements `types.Session`. `clock` gives seconds; the episode's time starts when the session is made.
+
+    toolset: the tools that this agent is given; foreseen: the task's specialists, each with its tools. above: the
+    session of the agent that made this one a sub-agent.
+    """
 
     spec: EpisodeSpec
     speaker: Speaker
     renderer: Renderer
     toolset: Sequence[Tool]
+    foreseen: Sequence[tuple[Specialist, Sequence[Tool]]] = ()
+    above: EpisodeSession | None = None
+    specialist: str = ""
     place: Sandbox | None = None  # where a program of the agent's runs
     reach: Reach | None = None  # where that finds this episode
     options: EpisodeOptions
     clock: Callable[[], float]
     meter: Meter = field(default_factory=Meter)
-    record: TokenRecord = field(default_factory=TokenRecord)
     events: list[ToolEvent] = field(default_factory=list)
-    outcome: Outcome | None = None
-    engine_s: float = 0.0
+    branches: list[Branch] = field(default_factory=list)
+    branch: Branch = field(init=False)
+    waits: Waits = field(init=False)  # the episode's: when anybody waits for the engine or in line
+    waits_here: Waits = field(init=False)  # this agent's, apart from its calls and turns
+    engine_waits: Waits = field(init=False)
+    spending: Spending = field(init=False)
     tool_s: float = 0.0
-    waits: Waits = field(init=False)
+    log: str = ""
+    _outcome: Outcome | None = None
     _messages: list[Message] = field(default_factory=list)
     _observed: int = 0  # messages that are in the record already
-    _turns: int = 0
-    _spoken: int = 0  # sampled and forced tokens of all turns
-    _thought: int = 0  # of them, those that were sampled while thinking
+    _rendered: tuple[int, Thinking, TokenIds] | None = None  # of those that are not, up to which
+    _turns: int = 0  # its own
+    _last: Node | None = None  # that was sampled
     _bound: str = ""  # which limit would cut the last turn
     _host: EpisodeHost | None = None  # once a program was told where to ask
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
-    log: str = ""
+    _concluded: bool = False
     _start: float = field(init=False)
-    _by_name: Mapping[str, Tool] = field(init=False)
-    _specs: tuple[ToolSpec, ...] = field(init=False)
+    _tools: Toolbox = field(init=False)
+    _sub_agents: SubAgents = field(init=False)
 
     def __post_init__(self) -> None:
-        self._start, self.waits = self.clock(), Waits(self.clock)
-        self._specs = tuple(tool.spec for tool in self.toolset)
-        self._by_name = {spec.name: tool for spec, tool in zip(self._specs, self.toolset, strict=True)}
-        if len(self._by_name) != len(self._specs):
-            raise ConfigError(f"two tools share a name: {sorted(spec.name for spec in self._specs)}")
+        now, above = self.clock(), self.above
+        self._start = now if above is None else above._start
+        self.waits = Waits(self.clock) if above is None else above.waits
+        self.engine_waits = Waits(self.clock, into=self.waits) if above is None else above.engine_waits
+        self.waits_here = Waits(self.clock, into=self.waits)
+        self.spending = Spending(
+            self.spec.task.limits,
+            self.spec.thinking,
+            waits=self.waits,
+            start=now,
+            above=None if above is None else above.spending,
+        )
+        if above is None:
+            self.branch = Branch(record=TokenRecord())
+            self.branches.append(self.branch)
+        else:
+            self.events, self.branches = above.events, above.branches
+            self.branch = Branch(record=TokenRecord(above.record.nodes), origin=above.record.last, kind="agent")
+            self.branches.append(self.branch)
+        self._tools, self._sub_agents = Toolbox(self, self.toolset), SubAgents(self)
 
     @property
     def task(self) -> Task:
@@ -137,22 +132,61 @@ class EpisodeSession:
     @property
     def tools(self) -> Sequence[ToolSpec]:
         """What the agent can call; once its program has asked for a turn, what that offers."""
-        return self._specs if self._host is None else self._host.tools
+        return self._tools.specs if self._host is None else self._host.tools
+
+    @property
+    def given(self) -> Sequence[Tool]:
+        """The tools that the environment gives this agent; not those that it brought along."""
+        return self.toolset
+
+    @property
+    def last_words(self) -> str:
+        """The text of its last turn."""
+        return "" if self._last is None else self._last.message.text.strip()
+
+    @property
+    def specialists(self) -> Sequence[Specialist]:
+        """The sub-agents that the task foresees."""
+        return [specialist for specialist, _ in self.foreseen]
 
     @property
     def thinking(self) -> Thinking:
-        """The mode of this episode."""
+        """The mode of this agent."""
         return self.spec.thinking
 
     @property
     def limits(self) -> Limits:
-        """The bounds of this episode."""
+        """The bounds of its part; those of whom it works for hold as well."""
         return self.spec.task.limits
 
     @property
     def messages(self) -> Sequence[Message]:
         """The conversation so far."""
         return self._messages
+
+    @property
+    def top(self) -> EpisodeSession:
+        """The session of the episode's own agent."""
+        return self if self.above is None else self.above.top
+
+    @property
+    def record(self) -> TokenRecord:
+        """Of the conversation as it is now."""
+        return self.branch.record
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the episode has ended, or this agent's part of it."""
+        return self._outcome if self.above is None else self._outcome or self.above.outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+
+    @property
+    def engine_s(self) -> float:
+        """Seconds in which anybody waited for the engine; turns at the same time count once."""
+        return self.engine_waits.seconds if self._host is None else self._host.engine_s
 
     @property
     def started_s(self) -> float:
@@ -169,9 +203,74 @@ class EpisodeSession:
         """What is on record."""
         return self.record.nodes if self._host is None else self._host.tree.nodes
 
+    @property
+    def forks(self) -> tuple[Fork, ...]:
+        """Where conversations began that are not the first."""
+        return tuple(fork for branch in self.branches if (fork := branch.fork) is not None)
+
     def add(self, *messages: Message) -> None:
         """Append messages that were not sampled; they become tokens at the next turn."""
         self._messages.extend(messages)
+
+    def use(self, *tools: Tool) -> None:
+        """Offer tools of the agent's own. Raises `ConfigError` after the first turn, and for a name that is taken."""
+        if self._turns or self._host is not None:
+            raise ConfigError(f"tools {[tool.spec.name for tool in tools]} come too late: the first turn was taken")
+        self._tools.add(tools)
+        self._rendered = None
+
+    # -- context -----------------------------------------------------------------------------------------------------
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a conversation and its next turn together."""
+        return self.speaker.context_length
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens of the conversation as the next turn will find it. Raises `EpisodeEnded` if it cannot be rendered."""
+        return len(self.record) + len(self._new_tokens(self.spec.thinking))
+
+    def restart(self, messages: Sequence[Message]) -> None:
+        """Go on from `messages` in place of the conversation so far, which stays in the trace as a branch."""
+        if not messages or self._host is not None:
+            what = "no messages" if not messages else "a program that asks for its turns itself"
+            raise ConfigError(f"session.restart: got {what}; expected messages to go on from")
+        if self.record.path:  # else no model has seen any of it, and there is nothing to branch from
+            self.record.end(self._messages[self._observed :], at=self.clock() - self._start)
+            nodes, origin = self.record.nodes, self.record.last
+            self.branch = Branch(record=TokenRecord(nodes), origin=origin, kind="compaction", name=self.branch.name)
+            self.branches.append(self.branch)
+        self._messages, self._observed, self._rendered = [*messages], 0, None
+
+    # -- sub-agents --------------------------------------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        task: str,
+        *,
+        specialist: str = "",
+        name: str = "",
+        tools: Sequence[str] | None = None,
+        instructions: str | None = None,
+        agent: Agent | None = None,
+        limits: Limits | None = None,
+        thinking: Thinking | None = None,
+    ) -> Report:
+        """See `types.Session`."""
+        if self._host is not None:
+            raise ConfigError("session.spawn: got a program that asks for its turns itself; it has no sub-agents")
+        child, agent = self._sub_agents.make(
+            task,
+            specialist=specialist,
+            name=name,
+            tools=tools,
+            instructions=instructions,
+            agent=agent,
+            limits=limits,
+            thinking=thinking,
+        )
+        return await self._sub_agents.play(child, agent)
 
     # -- a program in the agent's place ------------------------------------------------------------------------------
 
@@ -210,21 +309,22 @@ class EpisodeSession:
     async def over(self) -> None:
         """Returns when the episode has ended: also by its time, which nobody else watches while a program runs."""
         while self.outcome is None:
-            left = self.limits.wall_s - self._own_s()
-            if left < 0:
-                self.end(self._late())
+            if (late := self.spending.late(self.clock())) is not None:
+                self.end(late)
                 return
+            left = self.limits.wall_s - self.spending.own_s(self.clock())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), left + 0.01)
 
     def end(self, outcome: Outcome | None, *, log: str = "") -> None:
         """End the episode, unless it has ended. None: the agent has stopped, and its last turn says how."""
-        self.log = log or self.log
+        self.top.log = log or self.top.log
         if outcome is not None:
-            self._over(outcome)
+            self.top._over(outcome)
 
     async def settle(self) -> None:
-        """Cut off turns that a program does not wait for any more; what they sampled is on record."""
+        """Stop sub-agents, and turns that a program does not wait for any more; what they sampled is on record."""
+        await self._sub_agents.stop()
         if self._host is not None:
             await self._host.settle()
 
@@ -232,8 +332,7 @@ class EpisodeSession:
 
     async def turn(self, *, thinking: Thinking | None = None) -> Message:
         """Let the policy speak once. Raises `EpisodeEnded` if the episode is over, or ends for want of a turn."""
-        spent = self.outcome or self.spent()
-        if spent is not None:
+        if (spent := self.outcome or self.spent()) is not None:
             raise self._over(spent)
         if self._host is not None:
             raise self._over(Outcome(by="agent", reason="error", detail="turn() beside a program that asks for turns"))
@@ -243,46 +342,60 @@ class EpisodeSession:
                 f"effort {thinking.effort:g} was never turned into a budget; use `askesis.chat.resolve` with the "
                 "checkpoint's table of effort, or give a budget"
             )
-        self._render(thinking)
+        new = self._new_tokens(thinking)
+        await self._room(len(self.record) + len(new), thinking)
+        self.record.stage(self._messages[self._observed :], new, at=self.clock() - self._start)
         sampling = self.sampling(thinking, len(self.record))
-        context, asked = self.record.tokens, len(self._messages)
+        self.count_turn()
+        record, context, asked = self.record, self.record.tokens, len(self._messages)
         begun = self.clock()
-        said = self.speaker.speak(context, self._messages, thinking, sampling)
-        completion = await self.heard(said, sampling, len(self.record))
+        saying = self.speaker.speak(context, self._messages, thinking, sampling)
+        thought = 0 if sampling.thinking is None else sampling.thinking.budget
+        with counted(self.engine_waits), in_line(), self.spending.promised(sampling.max_tokens, thought):
+            completion = await self.heard(saying, sampling, len(context))
         now = self.clock()
-        self.engine_s += now - begun
         self.meter.engine_s += now - begun
-        if len(self.record) != len(context) or asked != len(self._messages):
-            raise self._over(Outcome(by="agent", reason="error", detail="two turns of one session at the same time"))
+        if self.top._concluded:  # it would not be stopped, and comes too late
+            raise self._over(Outcome(by="cancelled", reason="cancelled"))
+        if record is not self.record or len(record) != len(context) or asked != len(self._messages):
+            self.end(Outcome(by="agent", reason="error", detail="two turns of one session at the same time"))
+            raise self.gone()
         return self._spoke(completion, thinking, begun - self._start, now - self._start)
 
-    def _render(self, thinking: Thinking) -> None:
-        """Make tokens of the messages that were added since the last turn."""
+    async def _room(self, length: int, thinking: Thinking) -> None:
+        """Wait while other agents' turns may leave more of what all share."""
+        most = min(one.limits.max_turn_tokens for one in self.spending.chain())
+        await self.spending.room(min(most, self.context_length - length), thinking)
+        if (spent := self.outcome or self.spent()) is not None:
+            raise self._over(spent)
+
+    def _new_tokens(self, thinking: Thinking) -> TokenIds:
+        """The messages that were added since the last turn as tokens, with the generation prompt."""
+        if self._rendered is not None and self._rendered[:2] == (len(self._messages), thinking):
+            return self._rendered[2]
         new = self._messages[self._observed :]
         try:
-            if self.record.nodes:
+            if self.record.path:
                 tokens = self.renderer.extend(
                     self.record.tokens,
                     new,
                     thinking=thinking,
                     history=self._messages[: self._observed],
-                    tools=self._specs,
+                    tools=self._tools.specs,
                 )
             else:
-                tokens = self.renderer.render(new, tools=self._specs, thinking=thinking)
+                tokens = self.renderer.render(new, tools=self._tools.specs, thinking=thinking)
         except TemplateError as error:
             raise self._over(Outcome(by="environment", reason="template", detail=str(error))) from error
-        self.record.stage(new, tokens, at=self.clock() - self._start)
+        self._rendered = (len(self._messages), thinking, tokens)
+        return tokens
 
     def sampling(self, thinking: Thinking, length: int, *, asked: int | None = None) -> Sampling:
         """Of a turn after `length` tokens. asked: the most that a program wants. Raises `EpisodeEnded` for no room."""
-        limits, options = self.limits, self.options
-        room = self.speaker.context_length - length
-        bounds = [(limits.max_turn_tokens, "max_turn_tokens"), (room, "context")]
+        options = self.options
+        bounds = [*self.spending.bounds(), (self.speaker.context_length - length, "context")]
         if asked is not None:
             bounds.append((asked, ASKED))
-        if limits.max_tokens is not None:
-            bounds.append((limits.max_tokens - self._spoken, "max_tokens"))
         most, self._bound = min(bounds)
         if most <= 0:
             raise self._over(self._full(self._bound, length))
@@ -294,26 +407,19 @@ class EpisodeSession:
             max_tokens=most,
             stop=self.renderer.stop_ids,
             seed=turn_seed(self.spec.seed, self._turns),
-            thinking=self.renderer.thinking_limit(self._left_to_think(thinking)),
+            thinking=self.renderer.thinking_limit(replace(thinking, budget=self.spending.left_to_think(thinking))),
         )
 
-    def _left_to_think(self, thinking: Thinking) -> Thinking:
-        """The mode of a turn with the budget that it has: its own, or what is left of the episode's if that is less."""
-        whole = [one.episode_budget for one in (thinking, self.spec.thinking) if one.episode_budget is not None]
-        left = [max(0, budget - self._thought) for budget in whole]
-        bounds = left if thinking.budget is None else [thinking.budget, *left]
-        return replace(thinking, budget=min(bounds)) if bounds else thinking
-
     def _full(self, bound: str, length: int) -> Outcome:
-        detail = f"{length} tokens of context, {self._spoken} of them spoken"
-        if bound == "context" and not self._turns:  # the policy has not had a say yet
+        detail = f"{length} tokens of context; {self.spending.spoken} were spoken"
+        if bound == "context" and not self.spending.spoken and self.above is None:  # the policy has had no say yet
             return Outcome(by="environment", reason="prompt_too_long", detail=detail)
         return Outcome(by="limit", reason=bound, detail=detail)
 
-    async def heard(self, said: Coroutine[Any, Any, Completion], sampling: Sampling, length: int) -> Completion:
+    async def heard(self, saying: Coroutine[Any, Any, Completion], sampling: Sampling, length: int) -> Completion:
         """One completion, checked; every failure of the engine ends the episode."""
         try:
-            completion = await bounded(said, self.options.engine_s)
+            completion = await bounded(saying, self.options.engine_s)
             check_completion(completion, sampling)
             return completion
         except Halt:
@@ -323,16 +429,16 @@ class EpisodeSession:
         except TimeoutError as error:
             outcome = Outcome(by="engine", reason="timeout", detail=str(error))
         except Exception as error:
-            outcome = Outcome(by="engine", reason="error", detail=_said(error))
+            outcome = Outcome(by="engine", reason="error", detail=said(error))
         raise self._over(outcome)
 
     def _spoke(self, completion: Completion, thinking: Thinking, started_s: float, ended_s: float) -> Message:
         """Put a completion on record, whatever becomes of parsing it: nothing that was sampled is lost."""
-        message, thought, failure = self.understood(completion, thinking, self._specs)
+        message, thought, failure = self.understood(completion, thinking, self._tools.specs)
         self.record.sampled(message, completion, thinking_tokens=thought, started_s=started_s, ended_s=ended_s)
+        self._last = self.record.nodes[self.record.last]
         self._messages.append(message)
-        self._observed = len(self._messages)
-        self.count_turn()
+        self._observed, self._rendered = len(self._messages), None
         self.count_tokens(completion, thought)
         if failure is not None:
             raise self._over(failure)
@@ -346,124 +452,86 @@ class EpisodeSession:
             message = self.renderer.parse(completion.token_ids, thinking=thinking, tools=tools)
             return message, thought_tokens(self.renderer, completion, thinking), None
         except Exception as error:
-            return Message(role="assistant"), 0, Outcome(by="engine", reason="parse", detail=_said(error))
+            return Message(role="assistant"), 0, Outcome(by="engine", reason="parse", detail=said(error))
 
     def count_turn(self) -> None:
         """One more; the next one has another seed."""
         self._turns += 1
         self.meter.turns += 1
+        self.spending.count_turn()
 
     def count_tokens(self, completion: Completion, thought: int) -> None:
-        """What a turn has taken of the episode's limits."""
-        self._spoken += len(completion.token_ids)
-        self._thought += thought
+        """What a turn has taken of the limits."""
         self.meter.tokens += len(completion.token_ids)
+        self.spending.count_tokens(len(completion.token_ids), thought)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    async def call(self, calls: Sequence[ToolCall]) -> list[Message]:
+    async def call(self, calls: Sequence[ToolCall], *, together: Collection[str] = ()) -> list[Message]:
         """Run calls in order. Those after the one that ended the episode are not run, and get no result."""
-        results: list[Message] = []
-        for call in calls:
-            if self.ended:
-                break
-            text = await self._call(call)
-            if text is not None:
-                results.append(tool_result(text, tool_call_id=call.id))
-                self._messages.append(results[-1])
-        if self.outcome is None:
-            self.outcome = self.spent()
+        results = await self._tools.call(calls, together)
+        if self.outcome is None and (spent := self.spent()) is not None:
+            self._over(spent)
         return results
 
-    async def _call(self, call: ToolCall) -> str | None:
-        """One call's result; None where the tool itself failed (and with it the episode)."""
-        begun = self.clock()
-        text: str | None
-        text, status = self._refusal(call)
-        if not status:
-            text, status = await self._run(self._by_name[call.name], call)
-        seconds = self.clock() - begun
-        self.tool_s += seconds
-        self.meter.tool_s += seconds
-        self.events.append(ToolEvent(node=len(self.record.nodes) - 1, name=call.name, seconds=seconds, status=status))
-        return text
-
-    def _refusal(self, call: ToolCall) -> tuple[str, str]:
-        """What the policy did wrong in making this call, and the kind of it; empty if nothing."""
-        tool = self._by_name.get(call.name)
-        if tool is None:
-            hint = nearest(call.name, self._by_name)
-            return f"error: no tool {call.name!r}{hint} (tools: {', '.join(self._by_name)})", "unknown_tool"
-        wrong = complaint(tool.spec.parameters, call.arguments)
-        return ("", "") if wrong is None else (f"error: {call.name}: {wrong}", "bad_arguments")
-
-    async def _run(self, tool: Tool, call: ToolCall) -> tuple[str | None, str]:
-        """Run one tool. Its own failures, unlike the errors it reports, say nothing about the policy."""
-        try:
-            result = await bounded(tool(call.arguments, self), self.limits.tool_s, self.waits)
-            if not isinstance(result, ToolResult):
-                raise TypeError(f"returned a {type(result).__name__}, expected a ToolResult")
-        except TimeoutError as error:
-            self.outcome = Outcome(by="tool", reason="timeout", detail=f"{call.name}: {error}")
-            return None, "timeout"
-        except SandboxError as error:
-            self.outcome = Outcome(by="sandbox", reason="error", detail=f"{call.name}: {_said(error)}")
-            return None, "sandbox"
-        except Exception as error:
-            self.outcome = Outcome(by="tool", reason="error", detail=f"{call.name}: {_said(error)}")
-            return None, "exception"
-        self.outcome = result.end
-        return result.text, "error" if result.error else "ok"
+    def count_call(self, event: ToolEvent, own_s: float) -> None:
+        """A call that was run. own_s: its seconds without those of sub-agents."""
+        self.events.append(event)
+        self.top.tool_s += own_s
+        self.meter.tool_s += own_s
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
     def spent(self) -> Outcome | None:
         """The limit that leaves no further turn, if any. Tokens are looked at when the context is known."""
-        if self._turns >= self.limits.max_turns:
-            return Outcome(by="limit", reason="max_turns", detail=f"{self._turns} turns")
-        return self._late()
-
-    def _late(self) -> Outcome | None:
-        own = self._own_s()
-        if own > self.limits.wall_s:
-            return Outcome(by="limit", reason="wall_s", detail=f"{own:.1f} s without the engine's and those in line")
-        return None
-
-    def _own_s(self) -> float:
-        """The agent's and the tools' own seconds."""
-        engine_s = self.engine_s if self._host is None else self._host.engine_s
-        return self.clock() - self._start - engine_s - self.waits.seconds
+        return self.spending.over(self.clock())
 
     def _over(self, outcome: Outcome) -> EpisodeEnded:
-        """End the episode, unless it has ended before; what to raise so that the agent hears of it."""
-        self.outcome = self.outcome or outcome
-        self._ended.set()
-        return EpisodeEnded(f"the episode has ended: {self.outcome.by}, {self.outcome.reason}")
+        """End the episode, or this agent's part if that is all that has, unless it has ended before; what to raise."""
+        ends = self if outcome.by in ("limit", "policy") else self.top
+        ends._outcome = ends._outcome or outcome
+        ends._ended.set()
+        return self.gone()
+
+    def stop(self, outcome: Outcome) -> None:
+        """End this agent's part, and nothing above it."""
+        self._outcome = self._outcome or outcome
+
+    def gone(self) -> EpisodeEnded:
+        """What is raised when it has ended."""
+        ended = self.outcome
+        assert ended is not None
+        return EpisodeEnded(f"the episode has ended: {ended.by}, {ended.reason}")
+
+    def finish(self) -> Outcome:
+        """Close this agent's conversation after its last word, and say who ended its part."""
+        self.record.end(self._messages[self._observed :], at=self.clock() - self._start)
+        self._observed, self._rendered = len(self._messages), None
+        if self.outcome is None:
+            self._over(self._stopped())
+        assert self.outcome is not None
+        return self.outcome
 
     def conclude(self) -> Outcome:
-        """Close the record after the agent's last word, and say who ended the episode."""
-        self.record.end(self._messages[self._observed :], at=self.clock() - self._start)
-        self._observed = len(self._messages)
-        if self._host is not None:
-            self.engine_s = self._host.engine_s
-        if self.outcome is None:
-            self.outcome = self._stopped()
+        """Close the episode's record after its agent's last word, and say who ended it."""
+        outcome = self.finish()
+        self._concluded = True
         try:
-            self.record.check()
+            for branch in self.branches:
+                branch.record.end((), at=self.clock() - self._start)
+                branch.record.check()
             if self._host is not None:
                 self._host.tree.check()
         except EngineError as error:
-            self.outcome = Outcome(by="engine", reason="invariant", detail=str(error))
-        return self.outcome
+            self._outcome = outcome = Outcome(by="engine", reason="invariant", detail=str(error))
+        return outcome
 
     def _stopped(self) -> Outcome:
-        last = next((node for node in reversed(self.nodes) if node.sampled), None)
+        last = self._last
+        if self._host is not None:
+            last = next((node for node in reversed(self.nodes) if node.sampled), None)
         if last is None:
             return Outcome(by="agent", reason="error", detail="the agent took no turn")
         if last.finish_reason == "length" and self._bound != ASKED:
             return self._full(self._bound, len(self.record))
         return Outcome(by="policy", reason="stopped" if self._host is None else "exited")
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

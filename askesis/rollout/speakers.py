@@ -151,7 +151,7 @@ class PolicySpeakers:
 
     def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
         """A fresh policy for this episode."""
-        return _PolicySpeaker(self.policy(spec), self.renderer, self.context_length)
+        return _PolicySpeaker(self.policy(spec), lambda: self.policy(spec), self.renderer, self.context_length)
 
 
 def scripted_completion(message: Message, renderer: Renderer, thinking: Thinking, sampling: Sampling) -> Completion:
@@ -170,6 +170,7 @@ def scripted_completion(message: Message, renderer: Renderer, thinking: Thinking
 @dataclass(frozen=True, slots=True)
 class _PolicySpeaker:
     policy: Policy
+    fresh: Callable[[], Policy]
     renderer: Renderer
     context_length: int
 

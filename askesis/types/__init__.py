@@ -42,11 +42,13 @@ from askesis.types.protocols import (
     Monitor,
     Policy,
     Renderer,
+    Report,
     RunLimits,
     RunResult,
     Sandbox,
     Session,
     Snapshot,
+    Specialist,
     State,
     Terminal,
     Tool,
@@ -66,7 +68,9 @@ from askesis.types.tokens import (
     ids,
 )
 from askesis.types.traces import (
+    Artifact,
     Finding,
+    Fork,
     Group,
     Limits,
     Node,
@@ -78,11 +82,12 @@ from askesis.types.traces import (
     ToolEvent,
     Trace,
 )
-from askesis.types.waiting import Waits, counted, in_line
+from askesis.types.waiting import Waits, counted, elsewhere, in_line
 
 __all__ = [
     "NO_VARIABLES",
     "Agent",
+    "Artifact",
     "AskesisError",
     "CheckpointError",
     "Completion",
@@ -98,6 +103,7 @@ __all__ = [
     "EnvError",
     "Finding",
     "Floats",
+    "Fork",
     "Group",
     "Limits",
     "Mask",
@@ -113,6 +119,7 @@ __all__ = [
     "PrefixChanged",
     "Reasoning",
     "Renderer",
+    "Report",
     "Reward",
     "Role",
     "RunLimits",
@@ -123,6 +130,7 @@ __all__ = [
     "SandboxError",
     "Session",
     "Snapshot",
+    "Specialist",
     "Split",
     "State",
     "StoreError",
@@ -146,6 +154,7 @@ __all__ = [
     "Waits",
     "assistant",
     "counted",
+    "elsewhere",
     "ids",
     "in_line",
     "nearest",

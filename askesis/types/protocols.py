@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from askesis.types.messages import Message, ParseFailure, Reasoning, Text, Thinking, ToolCall, ToolSpec
 from askesis.types.tokens import Completion, OnTokens, Sampling, ThinkingLimit, TokenIds
-from askesis.types.traces import Finding, Limits, Outcome, Reward, Split, Task, Trace
+from askesis.types.traces import Artifact, Finding, Limits, Outcome, Reward, Split, Task, Trace
 
 
 class Engine(Protocol):
@@ -336,18 +336,48 @@ class Sandbox(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """What a tool call gave. `end`: the episode ends here, with this outcome."""
+    """What a tool call gave. `end`: the episode ends here, with this outcome. artifacts: for people, in the trace."""
 
     text: str
     error: bool = False
     end: Outcome | None = None
+    artifacts: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specialist:
+    """A sub-agent that a task foresees. Its `tools` (names of the episode's) are its own: nobody else is given them.
+
+    description: what it is good for, for whom it works; instructions: its system text. limits: of one piece of work.
+    """
+
+    name: str
+    description: str
+    tools: Sequence[str]
+    instructions: str = ""
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of a sub-agent. text: its last words; where it came to none, what went wrong."""
+
+    text: str
+    outcome: Outcome
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to an end of its own and said something."""
+        return self.outcome.by == "policy" and self.outcome.reason != "silent"
 
 
 class Session(Protocol):
-    """An agent's view of one episode. It never sees an engine."""
+    """An agent's view of one episode, or a sub-agent's of its part. It never sees an engine."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task:
+        """What is to be done; for a sub-agent, its `prompt` is what it was told to do."""
+        ...
 
     @property
     def tools(self) -> Sequence[ToolSpec]: ...
@@ -364,8 +394,31 @@ class Session(Protocol):
         ...
 
     @property
+    def context_length(self) -> int:
+        """Most tokens of a conversation and its next turn together."""
+        ...
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens of the conversation as the next turn will find it, messages that were added since the last included.
+
+        Raises what ends the episode if they cannot be rendered.
+        """
+        ...
+
+    @property
+    def specialists(self) -> Sequence[Specialist]:
+        """The sub-agents that the task foresees; a sub-agent has none."""
+        ...
+
+    @property
+    def specialist(self) -> str:
+        """Which of them this is; empty for the episode's own agent, and for a sub-agent that no task foresees."""
+        ...
+
+    @property
     def ended(self) -> bool:
-        """Whether a tool, the environment or a limit has ended the episode."""
+        """Whether a tool, the environment or a limit has ended the episode, or this sub-agent's part."""
         ...
 
     @property
@@ -403,8 +456,53 @@ class Session(Protocol):
         """Let the policy speak once; the message is already part of the conversation."""
         ...
 
-    async def call(self, calls: Sequence[ToolCall]) -> list[Message]:
-        """Run tool calls in order and return their results as messages, already part of the conversation."""
+    async def call(self, calls: Sequence[ToolCall], *, together: Collection[str] = ()) -> list[Message]:
+        """Run tool calls in order and return their results as messages, already part of the conversation.
+
+        together: tools of which neighbouring calls are run at the same time.
+        """
+        ...
+
+    def use(self, *tools: Tool) -> None:
+        """Offer tools of the agent's own, beside the environment's. Only before the first turn.
+
+        Raises `ConfigError` afterwards, and for a name that is taken.
+        """
+        ...
+
+    def restart(self, messages: Sequence[Message]) -> None:
+        """Go on from `messages` in place of the conversation so far, which stays in the trace as a branch.
+
+        Nothing that was sampled is lost or counted anew; an assistant's message among `messages` is an observation.
+        Raises `ConfigError` for none, and beside a program that asks for turns.
+        """
+        ...
+
+    async def spawn(
+        self,
+        task: str,
+        *,
+        specialist: str = "",
+        name: str = "",
+        tools: Sequence[str] | None = None,
+        instructions: str | None = None,
+        agent: Agent | None = None,
+        limits: Limits | None = None,
+        thinking: Thinking | None = None,
+    ) -> Report:
+        """Let a sub-agent do `task`, in a conversation of its own in the same trace, and wait for what it reports.
+
+        Several may work at the same time. It shares the sandbox; what it spends counts for this agent and its limits
+        too. Cancelled, or left behind by an agent that ends, it is stopped.
+
+        specialist: one that the task foresees; it brings tools, instructions and limits. name: what it is called in the
+        trace. tools: names of those that it gets (default: all of the specialist's, or all that the environment gave
+        this agent). instructions: its system text. agent: how it works (default: `solo`, with the instructions).
+        limits: of its part. thinking: its mode (default: the same).
+
+        What ends only its part (its limits, its context) is in the report; what ends the episode ends this agent too.
+        Raises `ConfigError` for names that there are not.
+        """
         ...
 
 
@@ -427,7 +525,10 @@ class State(Protocol):
 
 
 class Env(Protocol):
-    """A task environment. One object serves many episodes at once; each episode has its own state."""
+    """A task environment. One object serves many episodes at once; each episode has its own state.
+
+    Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -454,7 +555,10 @@ class Env(Protocol):
 
 
 class Policy(Protocol):
-    """A scripted actor (oracle, demonstrator, guesser): stands where a model would, for one episode."""
+    """A scripted actor (oracle, demonstrator, guesser): stands where a model would, for one episode.
+
+    One that speaks differently as a sub-agent also has `sub_agent(name, specialist) -> Policy`; any other is made anew.
+    """
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
         """The next assistant message, given the conversation so far."""

@@ -127,6 +127,35 @@ class ToolEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """Where a conversation of a trace begins that is not its first, and why.
+
+    root: its first node. origin: the last node, so far, of the conversation that it came from. kind: `compaction`: it
+    goes on in that one's place, from fewer messages; `agent`: a sub-agent's own. name, outcome: of the sub-agent.
+    """
+
+    root: int
+    origin: int
+    kind: Literal["compaction", "agent"]
+    name: str = ""
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """Something for people beside the tokens, which no model sees: a screenshot, say.
+
+    node, call: the node whose call made it, and that call's id; a tool leaves both to the session.
+    """
+
+    name: str
+    media_type: str
+    data: bytes
+    node: int = -1
+    call: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Where an episode's time went, in seconds."""
 
@@ -143,7 +172,8 @@ class Trace:
 
     harness: name and version of the agent. seed: what made the episode reproducible.
     temperature: at which it was sampled; log-probabilities are of the distribution scaled by it. log: what an agent's
-    own program wrote, where it is one.
+    own program wrote, where it is one. forks: what began compacted conversations and sub-agents' own, each with a root
+    of its own (`Node.parent` -1); nodes of conversations that were held at the same time stand among each other.
     """
 
     id: str
@@ -160,6 +190,7 @@ class Trace:
     temperature: float = 1.0
     group: str = ""
     log: str = ""
+    forks: tuple[Fork, ...] = ()
     schema: int = 1
 
     @property

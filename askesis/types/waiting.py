@@ -13,27 +13,35 @@ from contextvars import ContextVar
 
 
 class Waits:
-    """Seconds in line so far, by `clock`. They grow while somebody waits; who waits at the same time counts once."""
+    """Seconds in line so far, by `clock`. They grow while somebody waits; who waits at the same time counts once.
 
-    __slots__ = ("_clock", "_done", "_since", "_waiting")
+    into: where what is waited here counts as well. elsewhere_s: seconds of them that were another's (`elsewhere`).
+    """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._done, self._since, self._waiting = clock, 0.0, 0.0, 0
+    __slots__ = ("_clock", "_done", "_into", "_since", "_waiting", "elsewhere_s")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, into: Waits | None = None) -> None:
+        self._clock, self._done, self._since, self._waiting, self._into = clock, 0.0, 0.0, 0, into
+        self.elsewhere_s = 0.0
 
     @property
     def seconds(self) -> float:
         """Until now."""
         return self._done + (self._clock() - self._since if self._waiting else 0.0)
 
-    def _begin(self) -> None:
+    def _begin(self, *, alone: bool = False) -> None:
         if not self._waiting:
             self._since = self._clock()
         self._waiting += 1
+        if self._into is not None and not alone:
+            self._into._begin()
 
-    def _end(self) -> None:
+    def _end(self, *, alone: bool = False) -> None:
         self._waiting -= 1
         if not self._waiting:
             self._done += self._clock() - self._since
+        if self._into is not None and not alone:
+            self._into._end()
 
 
 _counting: ContextVar[Waits | None] = ContextVar("askesis_waits", default=None)
@@ -52,12 +60,27 @@ def counted(waits: Waits) -> Iterator[None]:
 @contextmanager
 def in_line() -> Iterator[None]:
     """The time inside is waiting for one's turn."""
+    with _waiting(alone=False):
+        yield
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """The time inside is another's, who counts it: only the innermost count of this one's own stands still."""
+    with _waiting(alone=True):
+        yield
+
+
+@contextmanager
+def _waiting(*, alone: bool) -> Iterator[None]:
     waits = _counting.get()
     if waits is None:
         yield
         return
-    waits._begin()
+    begun = waits._clock()
+    waits._begin(alone=alone)
     try:
         yield
     finally:
-        waits._end()
+        waits._end(alone=alone)
+        waits.elsewhere_s += waits._clock() - begun if alone else 0.0
