@@ -237,7 +237,7 @@ os.close(2); os.close(1)
 
 FLOODS = {
     "forks": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-    "memory": "import os\nfor _ in range(5):\n    if os.fork() == 0: break\nx = []\nwhile True: x.append(bytes(2**22))",
+    "memory": "import os\nfor _ in range(5):\n    if os.fork() == 0: break\nx = []\nwhile True: x.append(b'x' * 2**22)",
     "disk": "import os\nwhile True:\n    for i in range(99): open(str(i), 'wb').truncate(2**20)",
     "output": "while True: print('x' * 10**6)",
 }
@@ -251,3 +251,17 @@ async def test_a_flood_hurts_no_other_episode(pool, flood):
         result = await run(pool, "print(sum(range(1000)))")
         assert (result.ended, result.stdout) == ("exit", "499500\n"), result
     assert (await flooding).ended == ("memory" if flood == "memory" else "wall")
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_in_a_terminal_hurts_no_other_episode(pool, flood):
+    sandbox = await pool.acquire()
+    limits = replace(LIMITS, wall_s=20 if flood == "memory" else 1)
+    terminal = await sandbox.terminal(["python3", "-I", "-S", "-c", FLOODS[flood]], limits=limits)
+    while terminal.alive:
+        result = await run(pool, "print(sum(range(1000)))")
+        assert (result.ended, result.stdout) == ("exit", "499500\n"), result
+        assert (await sandbox.python("print(6 * 7)")).ended in ("exit", "memory")  # beside the flood itself
+        assert len(await terminal.read(wait_s=0.05, quiet_s=0.05)) < 2 * LIMITS.output
+    assert terminal.ended == ("memory" if flood == "memory" else "wall")
+    await sandbox.close()

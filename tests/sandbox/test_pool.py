@@ -222,9 +222,10 @@ def test_senseless_limits_are_named():
 
 
 def held():
-    """What a leak would show in: processes, and open descriptors here and, where we may look, in each worker."""
+    """What a leak would show in: processes, files, and open descriptors here and, where we may look, in each worker."""
     pids = [os.getpid(), *(wardens() if os.geteuid() == 0 else [])]
-    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids}, sorted(children(os.getpid()))
+    files = [sorted(os.listdir(place)) for place in (tempfile.gettempdir(), "/dev/shm")]
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids}, sorted(children(os.getpid())), files
 
 
 def resident():
@@ -232,7 +233,7 @@ def resident():
 
 
 async def soak(sandboxes):
-    async with SandboxPool(4, LIMITS, programs=("print(1)",)) as pool:
+    async with SandboxPool(4, LIMITS, terminals=1, programs=("print(1)",)) as pool:
 
         async def episode(number):
             sandbox = await pool.acquire()
@@ -242,7 +243,16 @@ async def soak(sandboxes):
                 assert (
                     await sandbox.python("import time; time.sleep(60)", limits=RunLimits(wall_s=0.05))
                 ).ended == "wall"
-            await sandbox.read("file")
+            if number % 5 == 0:
+                terminal = await sandbox.terminal(["sh", "-c", "sleep 600 & echo said; exec sleep 600"])
+                while b"said" not in await terminal.read(wait_s=0.1, quiet_s=0.01):
+                    pass
+                assert (await sandbox.python("print(1)")).stdout == "1\n"
+                if number % 10 == 0:
+                    await terminal.close()
+            opened = await pool.acquire(await sandbox.snapshot())
+            await opened.read("file")
+            await opened.close()
             await sandbox.close()
 
         async def many(first, last):
