@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import struct
 import termios
@@ -24,7 +23,6 @@ MOST_COLUMNS = 1000  # and rows
 _CHUNK, _BURST, _PAUSE_S = 4096, 2**16, 0.005  # at most so many bytes every so many seconds: a flood is no load
 _SEND_S = 5.0  # in which a program must begin to read what is typed
 _AGAIN_S = 0.05  # a terminal that nobody has open may be opened again
-_TIOCSIG = 0x40045436
 
 
 class LiveTerminal:
@@ -113,13 +111,17 @@ class LiveTerminal:
         self._check()
         if not self.alive:
             return
-        with contextlib.suppress(OSError, termios.error):
-            modes = termios.tcgetattr(self._master)
-            key = modes[6][termios.VINTR] if modes[3] & termios.ISIG else b"\x03"
-            try:
-                os.write(self._master, bytes(key) if isinstance(key, bytes) else b"\x03")
-            except BlockingIOError:  # so much was typed that nobody reads: the key would wait behind it
-                fcntl.ioctl(self._master, _TIOCSIG, int(signal.SIGINT))
+        with contextlib.suppress(OSError, termios.error):  # where it has ended meanwhile
+            modes, key = termios.tcgetattr(self._master), b"\x03"
+            if modes[3] & termios.ISIG:
+                key = bytes(modes[6][termios.VINTR])
+                if not modes[3] & termios.NOFLSH:  # the kernel's own discarding comes too late: the key would wait too
+                    slave = fcntl.ioctl(self._master, steward.TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+                    try:
+                        termios.tcflush(slave, termios.TCIFLUSH)
+                    finally:
+                        os.close(slave)
+            os.write(self._master, key)
 
     async def resize(self, rows: int, columns: int) -> None:
         """See `Terminal.resize`. Raises `ValueError` for a window that nobody has."""
