@@ -103,7 +103,8 @@ class Filter:
 
     def clause(self) -> tuple[str, list[str]]:
         """As SQL, with its values."""
-        kept = [(part, value) for part, value in zip(_FILTERS, (self.source, self.since, self.until)) if value]
+        given = (self.source, self.since, self.until)
+        kept = [(part, value) for part, value in zip(_FILTERS, given, strict=True) if value]
         return "".join(f" and {part}" for part, _ in kept), [_clean(value) for _, value in kept]
 
 
@@ -170,7 +171,9 @@ class Index:
             )
             return cls(connection, name=name)
         except sqlite3.Error as error:
-            raise ToolError(f"the search index {path} cannot be read ({error}); delete it, and it is made anew") from error
+            raise ToolError(
+                f"the search index {path} cannot be read ({error}); delete it, and it is made anew"
+            ) from error
 
     # -- asking it -----------------------------------------------------------------------------------------------------
 
@@ -336,7 +339,8 @@ def _terms(query: str) -> tuple[list[str], list[str]]:
     """
     if len(query) > MOST_QUERY:
         raise QueryError(f"the query has {len(query)} characters, at most {MOST_QUERY}: ask for fewer words")
-    wanted, unwanted = [], []
+    wanted: list[str] = []
+    unwanted: list[str] = []
     for match in _TERM.finditer(_clean(query)):
         text = match["phrase"] if match["word"] is None else match["word"]
         if not any(character.isalnum() for character in text):
@@ -351,7 +355,7 @@ def _terms(query: str) -> tuple[list[str], list[str]]:
     return wanted, unwanted
 
 
-# -- the tools -----------------------------------------------------------------------------------------------------------
+# -- the tools ---------------------------------------------------------------------------------------------------------
 
 _TEXT: Mapping[str, Any] = {"type": "string"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 1, "maximum": 100_000}

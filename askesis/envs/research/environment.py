@@ -100,7 +100,7 @@ class _Answer:
 class Research:
     """The environment. Options:
 
-    levels: drawn evenly; see README.md. hits: of one page of a search. max_turns, max_turn_tokens: bounds of an episode.
+    levels: drawn evenly; see README.md. hits: of one page of a search. max_turns, max_turn_tokens: of an episode.
     Raises `ConfigError` for senseless values.
     """
 
@@ -148,11 +148,12 @@ class Research:
     # -- episodes ------------------------------------------------------------------------------------------------------
 
     async def setup(self, task: Task) -> ResearchState:
-        """The index of the task's corpus, made by whoever comes first. Raises `EnvError` for a task not of this shape."""
+        """The index of the task's corpus, made by whoever comes first. Raises `EnvError` for another task's shape."""
         index = self._worlds.get(task.id)
         if index is None:
             documents = [
-                Document(id=id, source=source, date=date, body=body) for id, source, date, body in task.data["documents"]
+                Document(id=id, source=source, date=date, body=body)
+                for id, source, date, body in task.data["documents"]
             ]
             index = self._worlds[task.id] = Index.of(documents, join=False)
         return ResearchState(index)
@@ -243,7 +244,7 @@ def _seen(state: ResearchState, accept: Sequence[Sequence[str]]) -> bool:
 
 def _share(values: Any) -> float:
     found = list(values)
-    return sum(found) / max(1, len(found))
+    return float(sum(found)) / max(1, len(found))
 
 
 def _research_state(state: State) -> ResearchState:
