@@ -1,7 +1,7 @@
 """Search over a local corpus: SQLite's FTS5, passages with stable names, and two tools that are never at a loss.
 
-An index is made once of documents (`askesis.tools.corpus` reads them), kept in a file named by a hash of its content,
-and from then on only read: one object serves all episodes. Passages are ranked by BM25, a match in the title counting
+An index is made once of documents (in memory, or kept in a file named by a hash of its content), and from then on only
+read: one object serves all episodes. Passages are ranked by BM25, a match in the title counting
 four times; those of equal rank come in the order of the corpus.
 """
 
