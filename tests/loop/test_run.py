@@ -25,7 +25,9 @@ from askesis.models import build, fingerprint
 from askesis.rollout import Ledger, TraceStore
 from askesis.types import CheckpointError, ConfigError, StoreError
 
-FORK = multiprocessing.get_context("fork")
+# Not plain forks: earlier tests leave threads here, and a lock that one of them holds is held for ever in a fork.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["askesis.loop.training", "askesis.loop.plan"])
 
 
 def quietly(*args, **kwargs):
@@ -170,7 +172,7 @@ def test_a_mixture_of_experts_trains_and_shows_its_balance(toy_recipe, toy_model
 
 def test_an_interruption_saves_what_was_sampled_and_trained(uninterrupted, toy_model, tmp_path):
     recipe = long_recipe(toy_model, tmp_path)
-    child = FORK.Process(target=quietly, args=(recipe,))
+    child = CLEAN.Process(target=quietly, args=(recipe,))
     child.start()
     folder = _when(recipe, child, step=4)
     os.kill(child.pid, signal.SIGINT)
@@ -263,7 +265,7 @@ def _train_and_die(recipe, where):
 )
 def test_killed_at_the_worst_moment_a_run_goes_on_as_if_nothing_had_happened(where, uninterrupted, toy_model, tmp_path):
     recipe = long_recipe(toy_model, tmp_path) | {"checkpoint": {"every_steps": 3, "keep": 1}}
-    child = FORK.Process(target=_train_and_die, args=(recipe, where))
+    child = CLEAN.Process(target=_train_and_die, args=(recipe, where))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
@@ -289,7 +291,7 @@ def _evaluate_and_die(recipe, name):
 @pytest.mark.parametrize("name", ["before", "step 2", "after"])
 def test_an_evaluation_that_was_cut_off_counts_once(name, toy_recipe):
     toy_recipe["eval"]["every"] = 2
-    child = FORK.Process(target=_evaluate_and_die, args=(toy_recipe, name))
+    child = CLEAN.Process(target=_evaluate_and_die, args=(toy_recipe, name))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
@@ -313,7 +315,7 @@ def _killed_at_random(recipe, kills: int, seed: int):
     target, spent = (recipe,), 0
     while True:
         kwargs = {} if target else {"resume": the_run(recipe).path}
-        child = FORK.Process(target=quietly, args=target, kwargs=kwargs)
+        child = CLEAN.Process(target=quietly, args=target, kwargs=kwargs)
         child.start()
         child.join(rng.uniform(0.05, 1.0) if spent < kills else None)
         if child.exitcode is None:
@@ -337,7 +339,7 @@ def test_killed_at_random_moments(kills, seed, uninterrupted, toy_model, tmp_pat
 
 def test_two_processes_cannot_do_one_run(toy_model, tmp_path):
     recipe = long_recipe(toy_model, tmp_path)
-    child = FORK.Process(target=quietly, args=(recipe,), kwargs={"overrides": ["run.steps=1000"]})
+    child = CLEAN.Process(target=quietly, args=(recipe,), kwargs={"overrides": ["run.steps=1000"]})
     child.start()
     try:
         folder = _when(recipe, child, step=1)

@@ -350,7 +350,7 @@ def run_until_killed(path, seed):
 def test_killed_and_resumed(tmp_path):
     path = tmp_path / "t.db"
     for seed in range(8):
-        run = multiprocessing.get_context("fork").Process(target=run_until_killed, args=(path, seed))
+        run = multiprocessing.get_context("forkserver").Process(target=run_until_killed, args=(path, seed))
         run.start()
         run.join()
         assert run.exitcode == -signal.SIGKILL
