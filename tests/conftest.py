@@ -5,6 +5,7 @@ And for the loop and what stands on it: a random model of 28,000 parameters, and
 """
 
 import os
+from multiprocessing import forkserver, resource_tracker
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -57,3 +58,11 @@ def toy_recipe(toy_model, tmp_path) -> dict:
         "log": {"tensorboard": False},
         "train": {"lr": 3e-3},
     }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_server_of_processes_stays():
+    """Tests that start clean processes leave two servers of `multiprocessing` behind, which others would count."""
+    yield
+    forkserver._forkserver._stop()
+    resource_tracker._resource_tracker._stop()
