@@ -65,11 +65,21 @@ def families(seed, count, longest, temperatures=(1.0,)):
     return made
 
 
-def close(got, want, tolerance=1e-4):
+def errors(got, want):
+    """Of each parameter's gradient, as a share of it."""
     total = torch.stack([value.norm() for value in want.values()]).norm()
-    for name, value in want.items():  # a lone token's queries and keys have no gradient, only rounding
-        error = float((got[name] - value).norm() / torch.maximum(value.norm(), 1e-3 * total))
-        assert error < tolerance, f"{name}: {error}"
+    # a lone token's queries and keys have no gradient, only rounding
+    return {
+        name: float((got[name] - value).norm() / torch.maximum(value.norm(), 1e-3 * total))
+        for name, value in want.items()
+    }
+
+
+def close(got, want, tolerance=1e-4, rounding=None):
+    """rounding: what torch is off by in float32; where sums cancel, ours may be off by a few times that."""
+    for name, error in errors(got, want).items():
+        allowed = tolerance if rounding is None else max(tolerance, 4 * rounding[name])
+        assert error < allowed, f"{name}: {error}, at most {allowed}"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -92,9 +102,9 @@ def test_what_is_shared_is_learned_as_if_it_were_not(seed, count, longest, batch
     model = small_model(seed)
     samples = families(seed, count, longest, temperatures=(1.0, 1.2))
     got, _ = gradient(model, samples, backend="native", batch_tokens=batch_tokens)
-    exact = copy.deepcopy(model).double()  # torch's own rounding in float32 is as large as what is looked for
-    want, _ = gradient(exact, samples, backend="torch", batch_tokens=1)
-    close(got, want)
+    want, _ = gradient(copy.deepcopy(model).double(), samples, backend="torch", batch_tokens=1)
+    plain, _ = gradient(model, samples, backend="torch", batch_tokens=1)
+    close(got, want, rounding=errors(plain, want))
 
 
 @settings(max_examples=60, deadline=None)
