@@ -20,7 +20,9 @@ envs = typer.Typer(
     help="List environments, check or play one, make a new one.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Name = Annotated[str, typer.Argument(help="An environment: built-in name, file.py:Class or module:Class.")]
+Name = Annotated[
+    str, typer.Argument(help="An environment: built-in name, prefix:name (see list), file.py:Class or module:Class.")
+]
 Options = Annotated[
     list[str], typer.Option("--option", metavar="KEY=VALUE", help="An option of the environment; repeatable.")
 ]
@@ -35,14 +37,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 @envs.command(name="list")
 def list_environments(as_json: Json = False) -> None:
-    """The environments that come with Askesis: what they are, their levels, and what is missing to use them."""
-    from askesis.cli.families import families, print_families
+    """The environments that come with Askesis and the libraries that others come from; what is missing to use them."""
+    from askesis.cli.families import adapters, families, print_families
 
-    rows = families()
+    rows, others = families(), adapters()
     if as_json:
-        _print_json({"environments": rows})
+        _print_json({"environments": rows, "adapters": others})
     else:
-        print_families(rows)
+        print_families(rows, others)
 
 
 @envs.command()

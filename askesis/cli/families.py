@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import textwrap
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from askesis.envs import BUILT_IN, load_env
+from askesis.envs import ADAPTERS, BUILT_IN, load_env
 from askesis.types import AskesisError, MissingExtra
 
 if TYPE_CHECKING:
@@ -51,6 +52,34 @@ def families() -> list[dict[str, Any]]:
     return rows
 
 
+def adapters() -> list[dict[str, Any]]:
+    """Where other libraries' environments come from. form: of a name; missing: what to install, empty for nothing."""
+    rows = []
+    for prefix, target in ADAPTERS.items():
+        place, _, attribute = target.partition(":")
+        module = importlib.import_module(place)
+        kind = getattr(module, attribute)
+        package = getattr(kind, "package", "")
+        form, _, about = _opening(inspect.getdoc(module) or "").partition("`: ")
+        there = not package or find_spec(package.partition(".")[0]) is not None
+        missing = "" if there else f"the package {package}; pip install 'askesis[{prefix}]'"
+        rows.append(
+            {
+                "prefix": prefix,
+                "form": form.strip("`"),
+                "about": about,
+                "options": sorted(_defaults(kind)),
+                "missing": missing,
+            }
+        )
+    return rows
+
+
+def _opening(text: str) -> str:
+    """The first paragraph, in one line."""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
 def _defaults(kind: type) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
@@ -73,9 +102,19 @@ def _about(target: str) -> str:
     return ""
 
 
-def print_families(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A paragraph each."""
+def print_families(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] = ()) -> None:
+    """A paragraph each. others: of `adapters`."""
     console = _console()
+    _print_rows(console, rows)
+    if others:
+        console.print(Text("\nof other libraries:\n", style="dim"))
+        for row in others:
+            console.print(Text(row["form"], style="bold"))
+            _print_rows(console, [{"name": "", "levels": None, **row}])
+    console.print(Text("\naskesis envs play NAME plays one, askesis envs new NAME makes another.", style="dim"))
+
+
+def _print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         text = textwrap.wrap(row["about"] or "–", _WIDTH - _INDENT)
         console.print(Text.assemble((f"{row['name']:<{_INDENT}}", "bold"), text[0]))
@@ -86,7 +125,6 @@ def print_families(rows: Sequence[Mapping[str, Any]]) -> None:
         if row["missing"]:
             for line in textwrap.wrap(f"missing: {row['missing']}", _WIDTH - _INDENT):
                 console.print(Text(" " * _INDENT + line, style="yellow"))
-    console.print(Text("\naskesis envs play NAME plays one, askesis envs new NAME makes another.", style="dim"))
 
 
 def check_line(check: Check) -> None:

@@ -2,6 +2,6 @@
 
 from askesis.envs.functions import tool
 from askesis.envs.policies import NullPolicy, RandomPolicy
-from askesis.envs.registry import BUILT_IN, load_env
+from askesis.envs.registry import ADAPTERS, BUILT_IN, load_env
 
-__all__ = ["BUILT_IN", "NullPolicy", "RandomPolicy", "load_env", "tool"]
+__all__ = ["ADAPTERS", "BUILT_IN", "NullPolicy", "RandomPolicy", "load_env", "tool"]

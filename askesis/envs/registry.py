@@ -1,4 +1,4 @@
-"""From a name to an environment: `repair`, `path/to/file.py:Class` or `package.module:Class`."""
+"""From a name to an environment: `repair`, `gymnasium:Taxi-v3`, `path/to/file.py:Class` or `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ BUILT_IN = {
     "research": "askesis.envs.research:Research",
     "terminal": "askesis.envs.terminal:TerminalTasks",
 }
+
+# Other libraries' environments, `prefix:rest`: the class gets the rest as its first argument, then the options. Its
+# module loads without that library, its docstring begins with the form of the name, and `package` is what it needs.
+ADAPTERS: dict[str, str] = {}
 
 
 def load_env(name: str, **options: Any) -> Env:
@@ -51,13 +55,18 @@ def _common(options: dict[str, Any]) -> tuple[dict[str, Any], list[Any], Any]:
 
 
 def _made(name: str, options: dict[str, Any]) -> Env:
-    target = BUILT_IN.get(name, name)
+    prefix, colon, rest = name.partition(":")
+    adapted = prefix in ADAPTERS
+    if adapted and not rest.strip():
+        raise ConfigError(f"no environment {name!r}: expected '{prefix}:...', with what to load; see docs/adapters.md")
+    target = ADAPTERS[prefix] if adapted else BUILT_IN.get(name, name)
     place, colon, attribute = target.partition(":")
     if not colon or not place or not attribute:
-        known = ", ".join(BUILT_IN)
+        forms = ", ".join(f"'{one}:...'" for one in ADAPTERS)
         raise ConfigError(
-            f"no environment {name!r}{nearest(name, BUILT_IN)}: expected a built-in name ({known}), "
-            "'path/to/file.py:Class' or 'package.module:Class'"
+            f"no environment {name!r}{nearest(prefix, [*BUILT_IN, *ADAPTERS])}: expected a built-in name "
+            f"({', '.join(BUILT_IN)}), one of another library ({forms}), 'path/to/file.py:Class' or "
+            "'package.module:Class'"
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place, name)
     try:
@@ -66,7 +75,7 @@ def _made(name: str, options: dict[str, Any]) -> Env:
         public = [key for key in vars(module) if not key.startswith("_")]
         raise ConfigError(f"environment {name!r}: {place} has no {attribute!r}{nearest(attribute, public)}") from None
     try:
-        env: Env = factory(**options)
+        env: Env = factory(*([rest] if adapted else ()), **options)
     except AskesisError:
         raise
     except TypeError as error:
@@ -103,7 +112,10 @@ def _from_package(place: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"environment {name!r}: cannot import {place}: {type(error).__name__}: {error}") from error
+        hint = nearest(place, ADAPTERS)
+        raise ConfigError(
+            f"environment {name!r}: cannot import {place}: {type(error).__name__}: {error}{hint}"
+        ) from error
 
 
 def _importable(folder: Path) -> None:

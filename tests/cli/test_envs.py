@@ -10,7 +10,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from toy_env import TOY
 
-from askesis.envs import BUILT_IN, load_env
+from askesis.envs import ADAPTERS, BUILT_IN, load_env
 from askesis.loop import load_recipe
 from askesis.rollout import TraceStore
 
@@ -34,6 +34,9 @@ def test_list(cli):
     assert set(rows) == set(BUILT_IN)
     assert rows["repair"]["about"].startswith("A small Python module has one to three faults.")
     assert "max_turns" in rows["repair"]["options"] and not rows["repair"]["missing"]
+    others = json.loads(cli("envs", "list", "--json").out)["adapters"]
+    assert [one["prefix"] for one in others] == list(ADAPTERS)
+    assert all(one["form"].startswith(f"{one['prefix']}:") and one["about"] for one in others)
     text = cli("envs", "list").out
     assert all(len(line) <= 80 for line in text.splitlines())
 
