@@ -141,6 +141,12 @@ def serve_mcp(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve over HTTP, at /mcp, in place of stdio.", show_default=False),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ASKESIS_MCP_KEY", help="HTTP clients must send it as a bearer token.", show_default="no key"
+        ),
+    ] = None,
     save: Save = None,
     result: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write what came of it as JSON.", show_default=False)
@@ -165,7 +171,7 @@ def serve_mcp(
     async def episode() -> None:
         env, chosen = _task(name, options, task, split, seed)
         try:
-            await serve_episode(env, chosen, http=http, note=_note, on_end=ended)
+            await serve_episode(env, chosen, http=http, key=key, note=_note, on_end=ended)
         finally:
             await env.close()
 
@@ -206,7 +212,11 @@ def outcome_of(trace: Trace) -> Mapping[str, Any]:
         "reward": trace.reward,
         "rewards": {term.name: {"value": term.value, "weight": term.weight} for term in trace.rewards},
         "turns": trace.turns,
-        "calls": [{"tool": one.name, "status": one.status, "seconds": one.seconds} for one in trace.tool_events],
+        "calls": [
+            {"tool": one.name, "status": one.status, "seconds": one.seconds}
+            | ({"fault": one.fault} if one.fault else {})
+            for one in trace.tool_events
+        ],
         "trace": trace.id,
     }
 

@@ -163,9 +163,8 @@ class Perturbed(WrappedEnv):
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """The environment's verdict, on a trace with its own names, and what became of the faults, with weight 0."""
         assert isinstance(state, _PerturbedState)
-        own = {other: name for name, other in state.names.items()}
-        events = tuple(replace(event, name=own.get(event.name, event.name)) for event in trace.tool_events)
-        verdict = await self.inner.verify(replace(trace, tool_events=events), inner_state(state))
+        own = {other: name for name, other in state.names.items() if other != name}
+        verdict = await self.inner.verify(_under_own_names(trace, own), inner_state(state))
         success = next((term.value for term in verdict if term.name == "success"), 0.0)
         return [*verdict, *fault_metrics(state.record.faults, success)]
 
@@ -211,7 +210,7 @@ class _PerturbedTool:
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         record, own = self.record, self.inner.spec.name
         record.calls += 1
-        place = f"{self.perturbation.seed}/{session.task.id}/{_episode_seed(session)}/{record.calls}"
+        place = f"{self.perturbation.seed}/{session.task.id}/{session.seed}/{record.calls}"
         rng = random.Random(f"fault/{place}")
         kind = self._drawn(rng)
         turn = sum(message.role == "assistant" for message in session.messages)
@@ -247,12 +246,19 @@ class _PerturbedTool:
 
     def _hit(self, kind: str, turn: int, result: ToolResult) -> ToolResult:
         self.record.faults.append(Injected(kind, self.inner.spec.name, turn))
-        return result
+        return replace(result, fault=kind)
 
 
-def _episode_seed(session: Session) -> int:
-    """What makes episodes of one task differ; a retry has its first attempt's."""
-    return int(getattr(getattr(session, "spec", None), "seed", 0))
+def _under_own_names(trace: Trace, own: Mapping[str, str]) -> Trace:
+    """`trace` as if nothing had been renamed: in its calls, and in what ran. Tokens and texts stay what they were."""
+    if not own:
+        return trace
+    events = tuple(replace(event, name=own.get(event.name, event.name)) for event in trace.tool_events)
+    nodes = []
+    for node in trace.nodes:
+        calls = tuple(replace(call, name=own.get(call.name, call.name)) for call in node.message.tool_calls)
+        nodes.append(replace(node, message=replace(node.message, tool_calls=calls)) if calls else node)
+    return replace(trace, tool_events=events, nodes=tuple(nodes))
 
 
 def _changed(kind: str, text: str, rng: random.Random) -> str:

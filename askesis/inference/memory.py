@@ -11,8 +11,12 @@ import numpy.typing as npt
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Zeros on a page boundary, of which pages that are never touched cost no memory."""
-    memory = mmap.mmap(-1, dtype.itemsize * math.prod(shape))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a row is seldom full: huge pages would cost time and memory for nothing
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    """Zeros on a page boundary, of which pages that are never touched cost no memory.
+
+    In huge pages where the system gives them: what a step reads of many rows lies on more small ones than the processor
+    has translations for. So a row may cost up to one huge page (2 MiB) more than what is used of it.
+    """
+    memory = mmap.mmap(-1, dtype.itemsize * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=dtype).reshape(shape)

@@ -76,7 +76,7 @@ inline uint16_t rounded(float x) {
   return (uint16_t)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(x)), 0);
 }
 
-// 2^x to about 3e-5, for x <= 0; what a bfloat16 cannot tell apart
+// 2^x to about 3e-5; what a bfloat16 cannot tell apart
 inline Vec power_of_two(Vec x) {
   x = maximum(x, all(-126.0f));
   const __m512 whole = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -87,6 +87,11 @@ inline Vec power_of_two(Vec x) {
   p = p * r + all(0.69314718f);
   p = p * r + all(1.0f);
   return (Vec)_mm512_scalef_ps((__m512)p, whole);
+}
+
+// x / (1 + e^-x), as exactly as a bfloat16 holds it
+inline Vec silu(Vec x) {
+  return x * (Vec)_mm512_rcp14_ps((__m512)(all(1.0f) + power_of_two(x * all(-1.44269504f))));
 }
 
 constexpr int PANEL = 8;  // rows of a packed matrix that lie together
@@ -252,6 +257,13 @@ class Worker {
     return exponential(x);
   }
 
+  static Vec activated(Vec x) {
+#if defined(__AVX512BF16__)
+    if constexpr (HALF) return silu(x);
+#endif
+    return x / (all(1.0f) + exponential(-x));
+  }
+
   float embedding(int64_t at) const {
     if (!m_.half_embed) return ((const float*)m_.embed)[at];
     union { uint32_t i; float f; } bits{(uint32_t)((const uint16_t*)m_.embed)[at] << 16};
@@ -302,7 +314,7 @@ class Worker {
       product<C, false>(layer.gate, in, gate, m_.intermediate, hidden);
       product<C, false>(layer.up, in, up, m_.intermediate, hidden);
       for (int64_t i = 0; i < (int64_t)m_.intermediate * C; i++)
-        gate[i] = gate[i] / (all(1.0f) + exponential(-gate[i])) * up[i];
+        gate[i] = activated(gate[i]) * up[i];
       product<C, true>(layer.down, input<C>(gate, m_.intermediate), x, hidden, m_.intermediate);
     }
     // only the columns that draw go on, packed together

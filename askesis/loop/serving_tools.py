@@ -66,13 +66,14 @@ async def serve_episode(
     task: Task,
     *,
     http: str | None = None,
+    key: str | None = None,
     note: Callable[[str], None] = lambda line: None,
     on_end: Callable[[Trace], None] = lambda trace: None,
 ) -> Trace:
     """Serve the tools of one episode over stdio, or at `http` (HOST:PORT), until the episode and the client are done.
 
-    note: lines for the operator. on_end: is given the trace as soon as the episode has ended; over stdio the client
-    may then still be there. Raises `ConfigError` for no HOST:PORT.
+    key: what HTTP clients must send as a bearer token. note: lines for the operator. on_end: is given the trace as soon
+    as the episode has ended; over stdio the client may then still be there. Raises `ConfigError` for no HOST:PORT.
     """
     host, port = _address(http) if http is not None else ("", 0)
     player, stop = ClientPlayer(), asyncio.Event()
@@ -98,7 +99,7 @@ async def serve_episode(
     if http is None:
         serving = asyncio.create_task(serve_stdio(server))
     else:
-        serving = asyncio.create_task(serve_http(server, host, port, stop=stop, ready=listening))
+        serving = asyncio.create_task(serve_http(server, host, port, stop=stop, ready=listening, key=key))
     try:
         await asyncio.wait((episode, serving), return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:  # Ctrl-C: what was done so far is judged

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -46,16 +46,25 @@ __attribute__((always_inline)) inline Vec exponential(Vec x) {
   return p * bits.f;
 }
 
+// Both by halves: one lane after the other, each would wait for the last
 inline float sum(Vec v) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += v[i];
-  return total;
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) v[i] += v[i + half];
+  return v[0];
+#endif
 }
 
 inline float largest(Vec v) {
-  float top = v[0];
-  for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
-  return top;
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) v[i] = v[i + half] > v[i] ? v[i + half] : v[i];
+  return v[0];
+#endif
 }
 
 #if defined(__AVX512BF16__)

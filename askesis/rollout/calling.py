@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from askesis.rollout.arguments import complaint
@@ -27,6 +28,17 @@ from askesis.types import (
 
 if TYPE_CHECKING:
     from askesis.rollout.session import EpisodeSession
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A call that was made. text: None where the tool itself has failed, and with it the episode."""
+
+    text: str | None
+    status: str
+    fault: str = ""
+    seconds: float = 0.0
+    own_s: float = 0.0
 
 
 class Toolbox:
@@ -61,14 +73,15 @@ class Toolbox:
         session = self._session
         done = [await self._one(calls[0])] if len(calls) == 1 else await self._at_once(calls)
         node, results = session.record.last, []
-        for call, (text, status, seconds, own_s) in zip(calls, done, strict=True):
-            session.count_call(ToolEvent(node=node, name=call.name, seconds=seconds, status=status), own_s)
-            if text is not None:
-                results.append(tool_result(text, tool_call_id=call.id))
+        for call, one in zip(calls, done, strict=True):
+            event = ToolEvent(node=node, name=call.name, seconds=one.seconds, status=one.status, fault=one.fault)
+            session.count_call(event, one.own_s)
+            if one.text is not None:
+                results.append(tool_result(one.text, tool_call_id=call.id))
         session.add(*results)
         return results
 
-    async def _at_once(self, calls: Sequence[ToolCall]) -> list[tuple[str | None, str, float, float]]:
+    async def _at_once(self, calls: Sequence[ToolCall]) -> list[_Done]:
         """All of them; whoever is cancelled here waits until none runs any more."""
         tasks = [asyncio.ensure_future(self._one(call)) for call in calls]
         try:
@@ -79,28 +92,24 @@ class Toolbox:
             await asyncio.wait(tasks)
             raise
 
-    async def _one(self, call: ToolCall) -> tuple[str | None, str, float, float]:
-        """(result, status, seconds, of these its own) of one call; no result where the tool itself has failed, and with
-        it the episode."""
+    async def _one(self, call: ToolCall) -> _Done:
+        """One call, timed."""
         session, begun = self._session, self._session.clock()
         waits = Waits(session.clock, into=session.waits)
-        text: str | None
-        text, status = self._refusal(call)
-        if not status:
-            text, status = await self._tried(self._tools[call.name], call, waits)
+        done = self._refusal(call) or await self._tried(self._tools[call.name], call, waits)
         seconds = session.clock() - begun
-        return text, status, seconds, max(0.0, seconds - waits.elsewhere_s)
+        return replace(done, seconds=seconds, own_s=max(0.0, seconds - waits.elsewhere_s))
 
-    def _refusal(self, call: ToolCall) -> tuple[str, str]:
-        """What the policy did wrong in making this call, and the kind of it; empty if nothing."""
+    def _refusal(self, call: ToolCall) -> _Done | None:
+        """What the policy did wrong in making this call; None if nothing."""
         tool = self._tools.get(call.name)
         if tool is None:
             hint = nearest(call.name, self._tools)
-            return f"error: no tool {call.name!r}{hint} (tools: {', '.join(self._tools)})", "unknown_tool"
+            return _Done(f"error: no tool {call.name!r}{hint} (tools: {', '.join(self._tools)})", "unknown_tool")
         wrong = complaint(tool.spec.parameters, call.arguments)
-        return ("", "") if wrong is None else (f"error: {call.name}: {wrong}", "bad_arguments")
+        return None if wrong is None else _Done(f"error: {call.name}: {wrong}", "bad_arguments")
 
-    async def _tried(self, tool: Tool, call: ToolCall, waits: Waits) -> tuple[str | None, str]:
+    async def _tried(self, tool: Tool, call: ToolCall, waits: Waits) -> _Done:
         """Run one tool. Its own failures, unlike the errors it reports, say nothing about the policy."""
         session = self._session
         try:
@@ -108,16 +117,16 @@ class Toolbox:
             if not isinstance(result, ToolResult):
                 raise TypeError(f"returned a {type(result).__name__}, expected a ToolResult")
         except EpisodeEnded:  # of a sub-agent for which it stands
-            return None, "ended"
+            return _Done(None, "ended")
         except TimeoutError as error:
             session.end(Outcome(by="tool", reason="timeout", detail=f"{call.name}: {error}"))
-            return None, "timeout"
+            return _Done(None, "timeout")
         except SandboxError as error:
             session.end(Outcome(by="sandbox", reason="error", detail=f"{call.name}: {said(error)}"))
-            return None, "sandbox"
+            return _Done(None, "sandbox")
         except Exception as error:
             session.end(Outcome(by="tool", reason="error", detail=f"{call.name}: {said(error)}"))
-            return None, "exception"
+            return _Done(None, "exception")
         if result.end is not None:
             session.end(result.end)
-        return result.text, "error" if result.error else "ok"
+        return _Done(result.text, "error" if result.error else "ok", result.fault)

@@ -79,7 +79,7 @@ def body_to_json(trace: Trace) -> str:
                 trace.thinking.effort,
                 trace.thinking.episode_budget,
             ],
-            "tools": [[e.node, e.name, e.seconds, e.status] for e in trace.tool_events],
+            "tools": [[e.node, e.name, e.seconds, e.status, e.fault] for e in trace.tool_events],
             "seed": trace.seed,
             "attempt": trace.attempt,
             "temperature": trace.temperature,
@@ -149,7 +149,10 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
         outcome=_outcome(values["outcome"]),
         timing=Timing(**values["timing"]),
         thinking=Thinking(enabled=enabled, budget=budget, effort=effort, episode_budget=next(iter(rest), None)),
-        tool_events=tuple(ToolEvent(node=n, name=t, seconds=s, status=k) for n, t, s, k in values["tools"]),
+        tool_events=tuple(
+            ToolEvent(node=n, name=t, seconds=s, status=k, fault=next(iter(fault), ""))
+            for n, t, s, k, *fault in values["tools"]  # early traces have four
+        ),
         seed=values["seed"],
         attempt=values["attempt"],
         temperature=values["temperature"],

@@ -155,6 +155,11 @@ class EpisodeSession:
         return self.spec.thinking
 
     @property
+    def seed(self) -> int:
+        """What makes episodes of one task differ."""
+        return self.spec.seed
+
+    @property
     def limits(self) -> Limits:
         """The bounds of its part; those of whom it works for hold as well."""
         return self.spec.task.limits

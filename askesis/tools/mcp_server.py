@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from askesis.types import MissingExtra, ToolSpec
 
 if TYPE_CHECKING:
     from mcp.server import Server
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Call = Callable[[str, Mapping[str, Any]], Awaitable[tuple[str, bool]]]
 """A call by name and arguments: the text that it gives, and whether that is an error."""
@@ -65,10 +67,34 @@ async def serve_stdio(server: Server[Any]) -> None:
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
+class _Locked:
+    """An ASGI application for those who have the key: `Authorization: Bearer KEY`. Others get a 401."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._wanted = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.responses import JSONResponse
+
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._wanted):
+                refusal = JSONResponse({"error": "missing or wrong key"}, 401, headers={"WWW-Authenticate": "Bearer"})
+                return await refusal(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
 async def serve_http(
-    server: Server[Any], host: str, port: int, *, stop: asyncio.Event, ready: Callable[[str], None]
+    server: Server[Any],
+    host: str,
+    port: int,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[str], None],
+    key: str | None = None,
 ) -> None:
-    """Serve at /mcp until `stop`. port: 0 takes a free one. ready: is told the URL. Raises `OSError` for no port."""
+    """Serve at /mcp until `stop`. port: 0 takes a free one. ready: is told the URL. key: what clients must send as a
+    bearer token; None lets in all. Raises `OSError` for no port."""
     import socket
 
     import uvicorn
@@ -78,8 +104,9 @@ async def serve_http(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         shown = f"[{host}]" if ":" in host else host
+        app: ASGIApp = server.streamable_http_app(host=host)
         config = uvicorn.Config(
-            server.streamable_http_app(host=host), log_level="error", lifespan="on", timeout_graceful_shutdown=1
+            app if key is None else _Locked(app, key), log_level="error", lifespan="on", timeout_graceful_shutdown=1
         )
         running = uvicorn.Server(config)
         running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

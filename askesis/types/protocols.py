@@ -336,11 +336,15 @@ class Sandbox(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """What a tool call gave. `end`: the episode ends here, with this outcome. artifacts: for people, in the trace."""
+    """What a tool call gave. `end`: the episode ends here, with this outcome. artifacts: for people, in the trace.
+
+    fault: the kind of fault that a perturbation put into this answer; it is recorded with the call.
+    """
 
     text: str
     error: bool = False
     end: Outcome | None = None
+    fault: str = ""
     artifacts: tuple[Artifact, ...] = ()
 
 
@@ -384,6 +388,11 @@ class Session(Protocol):
 
     @property
     def thinking(self) -> Thinking: ...
+
+    @property
+    def seed(self) -> int:
+        """What makes episodes of one task differ; a retry has its first attempt's, a sub-agent one of its own."""
+        ...
 
     @property
     def limits(self) -> Limits: ...

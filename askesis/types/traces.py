@@ -118,12 +118,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEvent:
-    """One executed tool call: after which node, how long (seconds), how it ended (`ok`, or an error's kind)."""
+    """One executed tool call: after which node, how long (seconds), how it ended (`ok`, or an error's kind).
+
+    fault: the kind of fault that a perturbation put into its answer.
+    """
 
     node: int
     name: str
     seconds: float
     status: str = "ok"
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

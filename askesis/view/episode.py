@@ -226,7 +226,8 @@ class _Calls:
         if event is None:
             return f"{name} answered".strip(), ()
         status = () if event.status == "ok" else (event.status.replace("_", " "),)
-        return f"{name} answered", (f"{written(event.seconds)} s", *status)
+        fault = (f"injected fault: {event.fault}",) if event.fault else ()
+        return f"{name} answered", (f"{written(event.seconds)} s", *status, *fault)
 
 
 def _turn_notes(node: Node) -> tuple[str, ...]:

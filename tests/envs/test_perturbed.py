@@ -57,6 +57,7 @@ async def test_faults_are_seeded_and_recorded_and_nobodys_failure():
     for trace, texts, true in zip(traces, seen(traces), plain, strict=True):
         faults = [f for term in trace.rewards if term.evidence for f in json.loads(term.evidence)]
         hit = {fault["turn"] - 1 for fault in faults}
+        assert [(e.fault, e.name) for e in trace.tool_events if e.fault] == [(f["kind"], f["tool"]) for f in faults]
         late = {fault["turn"] for fault in faults if fault["kind"] == "delay"}
         for place, (text, right) in enumerate(zip(texts, true, strict=True)):
             if place not in hit | late:
@@ -111,6 +112,23 @@ async def test_tools_have_other_names_among_useless_ones_and_an_oracle_copes():
     await env.close()
     assert len(names) == 7 and not {"view", "replace", "submit", "run_tests"} & set(names)
     assert {event.name for event in kept[0].tool_events} <= set(names)
+
+
+async def test_the_verifier_sees_the_tools_own_names():
+    seen = []
+    env = load_env(LOOKUP, perturb={"rename": 1.0})
+    verify = env.inner.verify
+
+    async def noting(trace, state):
+        seen.append({call.name for node in trace.nodes for call in node.message.tool_calls})
+        seen.append({event.name for event in trace.tool_events})
+        return await verify(trace, state)
+
+    env.inner.verify = noting
+    kept = Kept()
+    await play_policy(env, "random", tasks=8, store=kept)
+    assert set.union(*seen) == {"lookup", "answer"}
+    assert not {"lookup", "answer"} & {event.name for trace in kept for event in trace.tool_events}
 
 
 @given(st.dictionaries(st.sampled_from([*FAULTS, "rename"]), st.floats(-0.5, 1.5, allow_nan=False)))

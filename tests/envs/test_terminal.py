@@ -36,6 +36,18 @@ def drawn(template, level, split="train"):
 
 
 @in_loop
+async def test_careful_workers_succeed_and_hurried_ones_often_do_not(env):
+    tasks = env.tasks("train", seed=3, limit=12)
+    good = [await play(env, task, env.demonstrator(task, seed=0, quality="good")) for task in tasks]
+    poor = [await play(env, task, env.demonstrator(task, seed=0)) for task in tasks]
+    assert all(trace.success for trace in good)
+    assert 0 < sum(trace.success for trace in poor) < len(tasks)
+    assert all(trace.outcome.reason == "submitted" for trace in (*good, *poor))
+    with pytest.raises(ConfigError, match="did you mean 'good'"):
+        env.demonstrator(tasks[0], seed=0, quality="goood")
+
+
+@in_loop
 @pytest.mark.parametrize("template", TEMPLATES)
 async def test_the_oracle_succeeds_and_an_untouched_tree_does_not(env, template):
     for level in (1, 2, 3):

@@ -105,7 +105,7 @@ TRACES = st.builds(
     )
     | st.builds(Thinking, effort=st.floats(0, 1)),
     tool_events=st.lists(
-        st.builds(ToolEvent, node=st.integers(0, 9), name=TEXT, seconds=FLOATS, status=TEXT), max_size=2
+        st.builds(ToolEvent, node=st.integers(0, 9), name=TEXT, seconds=FLOATS, status=TEXT, fault=TEXT), max_size=2
     ).map(tuple),
     seed=st.integers(0, 2**63 - 1),
     attempt=st.integers(0, 3),

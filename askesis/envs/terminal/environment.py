@@ -18,7 +18,7 @@ from typing import Any
 from askesis.envs.terminal.drawing import FileContent, Template
 from askesis.envs.terminal.guest import EXAMINE
 from askesis.envs.terminal.logs import QUESTIONS
-from askesis.envs.terminal.policies import Oracle
+from askesis.envs.terminal.policies import Habits, Oracle, Worker
 from askesis.envs.terminal.services import SERVICES
 from askesis.envs.terminal.trees import WORK
 from askesis.envs.terminal.verifying import LIMITS, answered, left, served
@@ -246,6 +246,13 @@ class TerminalTasks:
     def oracle(self, task: Task) -> Policy:
         """Succeeds at every task."""
         return Oracle(task)
+
+    def demonstrator(self, task: Task, *, seed: int, quality: str = "poor") -> Policy:
+        """Knows the commands; with `poor` habits for the cold start, or `good` ones."""
+        habits = {"poor": Habits(), "good": Habits.good()}
+        if quality not in habits:
+            raise ConfigError(f"terminal: unknown demonstration quality {quality!r}{nearest(quality, habits)}")
+        return Worker(task, seed=seed, habits=habits[quality])
 
 
 def packed(content: FileContent) -> bytes:
