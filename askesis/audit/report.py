@@ -97,15 +97,13 @@ class Audit:
     def verdict(self) -> str:
         """In a word: `high`, `medium`, `low`, `info` of the worst finding, `inconclusive`, or `clean`.
 
-        Inconclusive: nothing was found, and the probes of validity that an oracle is needed for could not tell.
+        Inconclusive: nothing was found, and more than half of the probes of validity could not tell.
         """
         if self.worst is not None:
             return self.worst
-        unsure = [
-            line for line in self.lines if line.axis == "validity" and line.verdict in ("inconclusive", "skipped")
-        ]
-        told = [line for line in self.lines if line.axis == "validity" and line.verdict in ("clean", "suppressed")]
-        return "inconclusive" if len(unsure) > len(told) else "clean"
+        verdicts = [line.verdict for line in self.lines if line.axis == "validity"]
+        told = verdicts.count("clean") + verdicts.count("suppressed")
+        return "clean" if 2 * told >= len(verdicts) else "inconclusive"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `schema` says which."""

@@ -44,7 +44,7 @@ class Submission:
         """The same messages with another text there."""
         message = self.messages[self.at]
         if self.path is None:
-            changed = replace(message, parts=(Text(text),))
+            changed = replace(message, parts=(Text(text=text),))
         else:
             call = message.tool_calls[-1]
             arguments = _replaced(call.arguments, self.path, _alike(_reached(call.arguments, self.path), text))
@@ -111,9 +111,8 @@ def _texts(call: ToolCall) -> list[Path]:
     found: list[Path] = []
 
     def look(value: Any, path: Path) -> None:
-        if (isinstance(value, str) and value.strip()) or (
-            isinstance(value, int | float) and not isinstance(value, bool)
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number or (isinstance(value, str) and value.strip()):
             found.append(path)
         elif isinstance(value, Mapping):
             for key, inner in value.items():

@@ -1,4 +1,4 @@
-"""What episodes need that no model speaks in: a renderer whose tokens nobody looks at, tasks without bounds of tokens."""
+"""For episodes that no model speaks in: a renderer whose tokens nobody looks at, tasks without bounds of tokens."""
 
 from __future__ import annotations
 
