@@ -10,8 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from askesis.loop.scripted import plain_renderer, token_free
-from askesis.rollout import EpisodeOptions, EpisodeSpec, Speaker, Stage, TraceSink, run_episode, scripted_completion
+from askesis.rollout import (
+    EpisodeOptions,
+    EpisodeSpec,
+    Speaker,
+    Stage,
+    TraceSink,
+    plain_renderer,
+    run_episode,
+    scripted_completion,
+    token_free,
+)
 from askesis.types import (
     Completion,
     Env,

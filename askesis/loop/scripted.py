@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 from askesis.agents import load_agent
-from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs.policies import NullPolicy, RandomPolicy
 from askesis.loop.evaluation import Exam, Examiner, demand_played
 from askesis.loop.recipe import EvalSettings
 from askesis.loop.results import Evaluation
 from askesis.loop.stream import tasks_of
-from askesis.rollout import Costs, EpisodeSpec, PolicySpeakers, TraceSink
+from askesis.rollout import Costs, EpisodeSpec, PolicySpeakers, TraceSink, plain_renderer, token_free
 from askesis.types import (
     Agent,
     ConfigError,
     Env,
     Policy,
-    Renderer,
     Reward,
     Split,
     State,
@@ -36,13 +33,6 @@ Actor = Callable[[EpisodeSpec, Sequence[ToolSpec]], Policy]
 """Makes the policy of one episode, given what the agent can call in it."""
 
 _SEED = EvalSettings().seed
-_NO_BOUND = 2**20  # tokens of a turn: a scripted policy has no tokens of its own that a limit could be about
-
-
-@lru_cache(maxsize=1)
-def plain_renderer() -> Renderer:
-    """Qwen3's format over single bytes: for episodes whose tokens nobody looks at. Loads no file and no torch."""
-    return Qwen3Renderer(train_bpe([""], 256))
 
 
 def actor(env: Env, name: str) -> Actor:
@@ -103,11 +93,6 @@ async def play_policy(
     evaluation = await examiner.examine(speakers, exam, name=policy if isinstance(policy, str) else "policy")
     demand_played(evaluation)
     return evaluation
-
-
-def token_free(task: Task) -> Task:
-    """The task without its bounds of tokens."""
-    return replace(task, limits=replace(task.limits, max_tokens=None, max_turn_tokens=_NO_BOUND))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Rec
 from askesis.rollout.ledger import Draw, Ledger, Step
 from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
+from askesis.rollout.scripted import plain_renderer, token_free
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers, scripted_completion
 from askesis.rollout.statistics import Hybrid, Summary, by_mode, hybrid, metric, summarise, version_range, wilson
@@ -49,9 +50,11 @@ __all__ = [
     "group_specs",
     "hybrid",
     "metric",
+    "plain_renderer",
     "run_episode",
     "scripted_completion",
     "summarise",
+    "token_free",
     "turn_seed",
     "version_range",
     "wilson",

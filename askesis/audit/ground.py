@@ -1,0 +1,193 @@
+"""What probes stand on: the environment, some of its tasks, and episodes played on them by scripted policies.
+
+Whatever a probe does is played through the real rollout, as a policy would: what it is paid, a policy would be paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from askesis.agents import load_agent
+from askesis.audit.probe import Inconclusive, Skipped
+from askesis.envs.policies import SUBMITS, NullPolicy
+from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, plain_renderer, run_episode, token_free
+from askesis.types import (
+    Env,
+    Message,
+    Policy,
+    Split,
+    State,
+    Task,
+    Thinking,
+    ToolSpec,
+    Trace,
+    assistant,
+)
+
+MOST_WALL_S = 60.0  # of an episode
+_AT_ONCE = 8
+
+Actor = Callable[[Task, Sequence[ToolSpec]], Policy]
+"""Makes the policy of one episode, given its task and what can be called in it."""
+
+
+class Recited(Policy):
+    """Says these messages, one after the other, whatever it hears; then it stops."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._left = list(messages)
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        """The next one."""
+        return self._left.pop(0) if self._left else assistant()
+
+
+@dataclass(slots=True)
+class Ground:
+    """One environment under audit.
+
+    tasks: those that episodes are played on, held-out ones where there are any. seed: of all that is drawn. deadline:
+    of the probe at hand, by `time.monotonic`.
+    """
+
+    env: Env
+    seed: int = 0
+    count: int = 12
+    deadline: float = float("inf")
+    specs: dict[str, Sequence[ToolSpec]] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def split(self, split: Split, *, seed: int | None = None, count: int | None = None) -> Sequence[Task]:
+        """Some tasks of a split, for scripted policies: without bounds of tokens. Empty where it has none."""
+        key = f"split {split} {seed} {count}"
+        if key not in self.kept:
+            found = self.env.tasks(split, seed=self.seed if seed is None else seed, limit=count or self.count)
+            self.kept[key] = [_bounded(token_free(task)) for task in found]
+        tasks: Sequence[Task] = self.kept[key]
+        return tasks
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """Those that episodes are played on."""
+        found = self.split("heldout") or self.split("train")
+        if not found:
+            raise Inconclusive("the environment has no tasks")
+        return found
+
+    def rng(self, *names: object) -> random.Random:
+        """A source of chance of its own."""
+        return random.Random("/".join(["audit", str(self.seed), *map(str, names)]))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the probe at hand still has."""
+        return self.deadline - time.monotonic()
+
+    # -- episodes ------------------------------------------------------------------------------------------------------
+
+    async def play(self, task: Task, actor: Actor, *, env: Env | None = None, seed: int = 0) -> Trace:
+        """One episode."""
+        told = _Telling(env or self.env)
+        speakers = PolicySpeakers(policy=lambda spec: actor(spec.task, told.specs), renderer=plain_renderer())
+        agent = load_agent(str(getattr(self.env, "harness", None) or "solo"))
+        stage = Stage(speakers=speakers, renderer=plain_renderer(), env=told, agent=agent)
+        spec = EpisodeSpec(task=task, thinking=Thinking(enabled=False), group="audit", seed=seed)
+        trace = await run_episode(spec, stage)
+        self.specs[task.id] = told.specs
+        return trace
+
+    async def play_each(self, actor: Actor, tasks: Sequence[Task] | None = None, *, seed: int = 0) -> list[Trace]:
+        """One episode on each task, some at once, in their order; fewer where the time is up."""
+        found: list[Trace] = []
+        chosen = list(self.tasks if tasks is None else tasks)
+        for first in range(0, len(chosen), _AT_ONCE):
+            if self.left_s <= 0 and found:
+                break
+            part = chosen[first : first + _AT_ONCE]
+            found += await asyncio.gather(*(self.play(task, actor, seed=seed) for task in part))
+        return found
+
+    async def oracle(self) -> Sequence[Trace]:
+        """The oracle's episodes, one a task. Raises `Skipped` where there is no oracle, `Inconclusive` where it does
+        no better than doing nothing: then no other verdict could be trusted either."""
+        if "oracle" not in self.kept:
+            make: Any = getattr(self.env, "oracle", None)
+            if make is None:
+                raise Skipped("the environment has no oracle")
+            traces = await self.play_each(lambda task, specs: make(task))
+            nothing = await self.play_each(lambda task, specs: NullPolicy(specs))
+            self.kept["oracle"] = traces, sum(t.success for t in traces), sum(t.success for t in nothing)
+        traces, right, idle = self.kept["oracle"]
+        if right <= idle:
+            raise Inconclusive(f"the oracle succeeds in {right} of {len(traces)} episodes, doing nothing in {idle}")
+        found: Sequence[Trace] = traces
+        return found
+
+    async def golden(self) -> list[Trace]:
+        """The oracle's episodes that succeeded. Raises as `oracle`."""
+        return [trace for trace in await self.oracle() if trace.success]
+
+    async def tools(self, task: Task) -> Sequence[ToolSpec]:
+        """What can be called on `task`."""
+        if task.id not in self.specs:
+            await self.play(task, lambda task, specs: NullPolicy(specs))
+        return self.specs.get(task.id, ())
+
+
+def said(trace: Trace) -> list[Message]:
+    """What the policy of an episode said."""
+    return [node.message for node in trace.nodes if node.sampled]
+
+
+def heard(trace: Trace) -> list[str]:
+    """What tools told it."""
+    return [node.message.text for node in trace.nodes if node.message.role == "tool"]
+
+
+def submits(specs: Sequence[ToolSpec]) -> ToolSpec | None:
+    """The tool that submits, by its name."""
+    return next((spec for name in SUBMITS for spec in specs if spec.name == name), None)
+
+
+def _bounded(task: Task) -> Task:
+    wall = min(task.limits.wall_s, MOST_WALL_S)
+    return replace(task, limits=replace(task.limits, wall_s=wall, tool_s=min(task.limits.tool_s, wall)))
+
+
+class _Telling:
+    """The environment, noting what it offers: a policy is made right after that."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self.specs: Sequence[ToolSpec] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    @property
+    def name(self) -> str:
+        return self._env.name
+
+    def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
+        return self._env.tasks(split, seed=seed, limit=limit)
+
+    async def setup(self, task: Task) -> State:
+        return await self._env.setup(task)
+
+    def tools(self, task: Task, state: State) -> Any:
+        tools = self._env.tools(task, state)
+        self.specs = [tool.spec for tool in tools]
+        return tools
+
+    async def verify(self, trace: Trace, state: State) -> Any:
+        return await self._env.verify(trace, state)
+
+    async def close(self) -> None:
+        await self._env.close()

@@ -1,0 +1,148 @@
+"""What an episode submits, and the same episode with something else in its place.
+
+The oracle's episode is taken as it was played; the text that decides it is the one that is exchanged: what the
+submitting call says, or, where that says nothing, the last text that a call before it carried; in a task without tools
+the last message itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from askesis.audit.ground import Actor, Ground, Recited, said
+from askesis.audit.probe import Inconclusive, Skipped
+from askesis.types import Message, Task, Text, ToolCall, Trace
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A successful episode's messages, and where in them the deciding text stands.
+
+    at: index of the message. path: into the arguments of its last call; None for the message's own text. final: whether
+    the text is what is submitted itself, and not something that was done before.
+    """
+
+    task: Task
+    messages: tuple[Message, ...]
+    at: int
+    path: Path | None
+    final: bool
+
+    @property
+    def text(self) -> str:
+        """The deciding text."""
+        message = self.messages[self.at]
+        return message.text if self.path is None else str(_reached(message.tool_calls[-1].arguments, self.path))
+
+    def saying(self, text: str) -> list[Message]:
+        """The same messages with another text there."""
+        message = self.messages[self.at]
+        if self.path is None:
+            changed = replace(message, parts=(Text(text=text),))
+        else:
+            call = message.tool_calls[-1]
+            arguments = _replaced(call.arguments, self.path, _alike(_reached(call.arguments, self.path), text))
+            changed = replace(message, tool_calls=(*message.tool_calls[:-1], replace(call, arguments=arguments)))
+        return [*self.messages[: self.at], changed, *self.messages[self.at + 1 :]]
+
+
+def submission(trace: Trace) -> Submission | None:
+    """Of a successful episode; None where no text decides it."""
+    messages = tuple(said(trace))
+    if not messages:
+        return None
+    last = len(messages) - 1
+    if not messages[last].tool_calls:
+        return Submission(trace.task, messages, last, None, True) if messages[last].text.strip() else None
+    for at in range(last, -1, -1):
+        if messages[at].tool_calls:
+            found = _texts(messages[at].tool_calls[-1])
+            if found:
+                return Submission(trace.task, messages, at, found[-1], at == last)
+    return None
+
+
+async def submissions(ground: Ground, *, final: bool = False) -> list[Submission]:
+    """Of the oracle's successful episodes, those that succeed again when they are recited.
+
+    final: only where the text is what is submitted. Raises `Skipped`, `Inconclusive`.
+    """
+    if "submissions" not in ground.kept:
+        golden = await ground.golden()
+        found = [one for one in map(submission, golden) if one is not None]
+        again = await ground.play_each(reciting({one.task.id: list(one.messages) for one in found}), tasks_of(found))
+        held = {trace.task.id for trace in again if trace.success}
+        ground.kept["submissions"] = [one for one in found if one.task.id in held], len(golden), len(found)
+    kept, golden_count, with_text = ground.kept["submissions"]
+    if not with_text:
+        raise Skipped("no text decides an episode: there is nothing to change")
+    if not kept:
+        raise Inconclusive(f"none of {golden_count} successful episodes succeeds again when it is played as it was")
+    chosen = [one for one in kept if one.final or not final]
+    if not chosen:
+        raise Skipped("what is submitted is no text")
+    return chosen
+
+
+def tasks_of(found: Sequence[Submission]) -> list[Task]:
+    """Their tasks."""
+    return [one.task for one in found]
+
+
+def reciting(scripts: Mapping[str, Sequence[Message]]) -> Actor:
+    """An actor that says, on each task, the messages given for it."""
+    return lambda task, specs: Recited(scripts.get(task.id, ()))
+
+
+async def played_with(ground: Ground, found: Sequence[Submission], change: Callable[[Submission], str]) -> list[Trace]:
+    """Each submission's episode with a changed text."""
+    scripts = {one.task.id: one.saying(change(one)) for one in found}
+    return await ground.play_each(reciting(scripts), tasks_of(found))
+
+
+def _texts(call: ToolCall) -> list[Path]:
+    """Where the arguments hold numbers or texts that are not empty, in their order."""
+    found: list[Path] = []
+
+    def look(value: Any, path: Path) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number or (isinstance(value, str) and value.strip()):
+            found.append(path)
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                look(inner, (*path, key))
+        elif isinstance(value, list):
+            for place, inner in enumerate(value):
+                look(inner, (*path, place))
+
+    look(call.arguments, ())
+    return found
+
+
+def _alike(old: Any, text: str) -> Any:
+    """`text` as a number where one stood, as far as it is one."""
+    if isinstance(old, int | float) and not isinstance(old, bool):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return text
+
+
+def _reached(value: Any, path: Path) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+def _replaced(value: Any, path: Path, new: Any) -> Any:
+    if not path:
+        return new
+    step, rest = path[0], path[1:]
+    if isinstance(value, list):
+        return [_replaced(inner, rest, new) if place == step else inner for place, inner in enumerate(value)]
+    return {key: _replaced(inner, rest, new) if key == step else inner for key, inner in value.items()}
