@@ -15,13 +15,14 @@ from askesis.types import AskesisError, ConfigError, Env, nearest
 BUILT_IN = {
     "repair": "askesis.envs.repair:Repair",
     "research": "askesis.envs.research:Research",
+    "reasoning": "askesis.envs.reasoning:Reasoning",
     "terminal": "askesis.envs.terminal:TerminalTasks",
 }
 
 # Other libraries' environments, `prefix:rest`: the class gets the rest as its first argument, then the options. Its
 # module loads without that library, its docstring begins with the form of the name, and `package` is what it needs.
 ADAPTERS: dict[str, str] = {
-    "gymnasium": "askesis.envs.adapters.gymnasium:GymnasiumEnv",
+    "reasoning_gym": "askesis.envs.adapters.reasoning_gym:ReasoningGym",
 }
 
 
