@@ -9,15 +9,15 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | ck
 RECIPE ?= repair
 NAME ?=
 
-.PHONY: train test test-full lint bench venv-trl venv-vllm setup sandbox clean
+.PHONY: train test test-full lint bench venv-trl venv-vllm setup sandbox browser clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
 
-test: lint  ## everything that is quick
+test: lint browser  ## everything that is quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not gpu"
 
-test-full: lint  ## and the soaks, kills and long comparisons
+test-full: lint browser  ## and the soaks, kills and long comparisons
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: setup
@@ -60,6 +60,11 @@ $(STAMP):
 sandbox:
 	@[ "$$(uname -s)" = Linux ] || { echo "Askesis runs on Linux (its sandbox is bubblewrap); this is $$(uname -s)." >&2; exit 1; }
 	@command -v bwrap >/dev/null || bash scripts/install-bubblewrap
+
+# The browser tool drives the system's Chromium. Tests need it; training does not, except in `web`.
+browser:
+	@for name in chromium chromium-browser google-chrome-stable google-chrome; do \
+		command -v $$name >/dev/null && exit 0; done; bash scripts/install-chromium
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -22,6 +22,7 @@ BUILT_IN = {
 # Other libraries' environments, `prefix:rest`: the class gets the rest as its first argument, then the options. Its
 # module loads without that library, its docstring begins with the form of the name, and `package` is what it needs.
 ADAPTERS: dict[str, str] = {
+    "gymnasium": "askesis.envs.adapters.gymnasium:GymnasiumEnv",
     "reasoning_gym": "askesis.envs.adapters.reasoning_gym:ReasoningGym",
 }
 

@@ -12,6 +12,7 @@ from askesis.rollout.arguments import complaint
 from askesis.rollout.bounded import bounded
 from askesis.rollout.ended import EpisodeEnded, said
 from askesis.types import (
+    Artifact,
     ConfigError,
     Message,
     Outcome,
@@ -39,6 +40,7 @@ class _Done:
     fault: str = ""
     seconds: float = 0.0
     own_s: float = 0.0
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class Toolbox:
@@ -76,6 +78,7 @@ class Toolbox:
         for call, one in zip(calls, done, strict=True):
             event = ToolEvent(node=node, name=call.name, seconds=one.seconds, status=one.status, fault=one.fault)
             session.count_call(event, one.own_s)
+            session.artifacts += [replace(artifact, node=node, call=call.id) for artifact in one.artifacts]
             if one.text is not None:
                 results.append(tool_result(one.text, tool_call_id=call.id))
         session.add(*results)
@@ -129,4 +132,4 @@ class Toolbox:
             return _Done(None, "exception")
         if result.end is not None:
             session.end(result.end)
-        return _Done(result.text, "error" if result.error else "ok", result.fault)
+        return _Done(result.text, "error" if result.error else "ok", result.fault, artifacts=result.artifacts)

@@ -17,13 +17,18 @@ from typing import Any
 
 from askesis.types import StoreError
 
-SCHEMA = 2
+SCHEMA = 3
 APPLICATION = 0x41534B45  # "ASKE" in SQLite's application_id: this file is ours
 
 _WEIGHTS = """
 CREATE {temporary} TABLE weights (
   lineage INTEGER NOT NULL, step INTEGER NOT NULL, began TEXT NOT NULL, made TEXT NOT NULL, PRIMARY KEY (lineage, step)
 ) WITHOUT ROWID;
+"""
+_ARTIFACTS = """
+CREATE TABLE artifacts (
+  trace TEXT NOT NULL, position INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (trace, position)
+);
 """
 _TABLES = """
 CREATE TABLE lineages (lineage INTEGER PRIMARY KEY, from_step INTEGER NOT NULL);
@@ -115,15 +120,16 @@ class Database:
         if fresh and not self.readonly:
             connection.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} "
-                f"{_WEIGHTS.format(temporary='')} COMMIT;"
+                f"{_WEIGHTS.format(temporary='')} {_ARTIFACTS} COMMIT;"
             )
         elif application != APPLICATION:
             raise StoreError(f"{self.path} is an SQLite file, but no trace store of Askesis")
         elif schema == 1 and self.readonly:  # which had no fingerprints
             connection.executescript(_WEIGHTS.format(temporary="TEMPORARY"))
-        elif schema == 1:
-            connection.executescript(f"BEGIN; PRAGMA user_version = 2; {_WEIGHTS.format(temporary='')} COMMIT;")
-        elif schema != SCHEMA:
+        elif schema in (1, 2) and not self.readonly:  # which had no artifacts
+            weights = _WEIGHTS.format(temporary="") if schema == 1 else ""
+            connection.executescript(f"BEGIN; PRAGMA user_version = {SCHEMA}; {weights} {_ARTIFACTS} COMMIT;")
+        elif schema not in (2, SCHEMA):
             raise StoreError(f"{self.path} has schema {schema}, this version of Askesis reads {SCHEMA}")
 
     @contextmanager

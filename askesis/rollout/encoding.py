@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from askesis.types import (
+    Artifact,
     Fork,
     Limits,
     Message,
@@ -89,6 +90,7 @@ def body_to_json(trace: Trace) -> str:
                 [f.root, f.origin, f.kind, f.name, None if f.outcome is None else _outcome_values(f.outcome)]
                 for f in trace.forks
             ],
+            "artifacts": [[a.name, a.media_type, a.node, a.call] for a in trace.artifacts],
             "schema": trace.schema,
         }
     )
@@ -107,8 +109,13 @@ def arrays_to_bytes(trace: Trace) -> tuple[bytes, bytes, bytes, bytes]:
     )
 
 
-def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace:
-    """The inverse of `body_to_json` and `arrays_to_bytes`. Raises `ValueError` or `KeyError` for what is none."""
+def trace_from(
+    id: str, task: Task, body: str, arrays: Sequence[bytes], artifacts: Callable[[], Sequence[bytes]] = lambda: ()
+) -> Trace:
+    """The inverse of `body_to_json` and `arrays_to_bytes`. Raises `ValueError` or `KeyError` for what is none.
+
+    artifacts: gives their data, and is only asked where there are some.
+    """
     values: Mapping[str, Any] = json.loads(body)
     tokens = np.frombuffer(arrays[0], dtype=np.int32)
     mask = np.unpackbits(np.frombuffer(arrays[1], dtype=np.uint8), count=len(tokens)).astype(np.bool_)
@@ -162,7 +169,18 @@ def trace_from(id: str, task: Task, body: str, arrays: Sequence[bytes]) -> Trace
             Fork(root=root, origin=origin, kind=kind, name=name, outcome=None if ended is None else _outcome(ended))
             for root, origin, kind, name, ended in values.get("forks", ())
         ),
+        artifacts=_artifacts(values.get("artifacts", ()), artifacts),
         schema=values["schema"],
+    )
+
+
+def _artifacts(told: Sequence[Sequence[Any]], data: Callable[[], Sequence[bytes]]) -> tuple[Artifact, ...]:
+    found = data() if told else ()
+    if len(found) != len(told):
+        raise ValueError(f"{len(told)} artifacts are told, there are {len(found)}")
+    return tuple(
+        Artifact(name=name, media_type=media_type, data=bytes(content), node=node, call=call)
+        for (name, media_type, node, call), content in zip(told, found, strict=True)
     )
 
 

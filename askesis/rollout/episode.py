@@ -225,6 +225,7 @@ class _Episode:
             group=spec.group,
             log=session.log if session is not None else "",
             forks=session.forks if session is not None else (),
+            artifacts=tuple(session.artifacts) if session is not None else (),
         )
 
 

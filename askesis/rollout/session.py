@@ -26,6 +26,7 @@ from askesis.rollout.speakers import EpisodeSpec, Speaker
 from askesis.rollout.spending import Spending
 from askesis.types import (
     Agent,
+    Artifact,
     Completion,
     ConfigError,
     ContextOverflow,
@@ -80,6 +81,7 @@ class EpisodeSession:
     clock: Callable[[], float]
     meter: Meter = field(default_factory=Meter)
     events: list[ToolEvent] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     branch: Branch = field(init=False)
     waits: Waits = field(init=False)  # the episode's: when anybody waits for the engine or in line
@@ -119,7 +121,7 @@ class EpisodeSession:
             self.branch = Branch(record=TokenRecord())
             self.branches.append(self.branch)
         else:
-            self.events, self.branches = above.events, above.branches
+            self.events, self.branches, self.artifacts = above.events, above.branches, above.artifacts
             self.branch = Branch(record=TokenRecord(above.record.nodes), origin=above.record.last, kind="agent")
             self.branches.append(self.branch)
         self._tools, self._sub_agents = Toolbox(self, self.toolset), SubAgents(self)

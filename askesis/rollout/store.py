@@ -17,6 +17,7 @@ from askesis.rollout.statistics import version_range
 from askesis.types import Group, StoreError, Task, Trace
 
 _LOADED = "traces.id, tasks.body, traces.body, token_ids, mask, logprobs, versions"
+_LEFT = "SELECT data FROM artifacts WHERE trace = ? ORDER BY position"
 _COLUMNS = 23
 
 
@@ -60,6 +61,8 @@ class TraceStore:
                 for trace in traces
             ]
             connection.executemany(f"INSERT INTO traces VALUES ({', '.join('?' * _COLUMNS)})", rows)
+            left = [(trace.id, at, one.data) for trace in traces for at, one in enumerate(trace.artifacts)]
+            connection.executemany("INSERT INTO artifacts VALUES (?, ?, ?)", left)
             if group is not None:
                 oldest, newest = version_range(group.traces) or (None, None)
                 entry = (self._database.lineage, step, label, group.id, len(group.traces), len(group.learnable))
@@ -144,9 +147,12 @@ class TraceStore:
     def _load(self, row: tuple[Any, ...]) -> Trace:
         id, task, body, *arrays = row
         try:
-            return trace_from(id, task_from_json(task), body, arrays)
+            return trace_from(id, task_from_json(task), body, arrays, lambda: self._artifacts(id))
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{self._database.path}: trace {id} is damaged: {error}") from error
+
+    def _artifacts(self, id: str) -> list[bytes]:
+        return [data for (data,) in self._database.all(_LEFT, (id,))]
 
     def summary(self, *, label: str | None = None) -> list[StepSummary]:
         """Figures by label, step and mode, in that order, of the surviving lineage."""

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from askesis.types import SandboxError
 
@@ -106,14 +107,21 @@ def folders(mounts: Sequence[str]) -> list[str]:
 
 
 def arguments(
-    bwrap: str, *, info: int, gate: int, texts: Mapping[str, int], mounts: Sequence[str] = (), terminals: bool = False
+    bwrap: str,
+    *,
+    info: int,
+    gate: int,
+    texts: Mapping[str, int],
+    mounts: Sequence[str] = (),
+    links: Mapping[str, str] = MappingProxyType({}),
+    terminals: bool = False,
 ) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
     All numbers are descriptors. texts: what files hold. info: where bubblewrap tells its first process's pid. gate:
     where that process waits, if root starts it, until its user map is written: `USER` must not be root to the kernel,
-    which binds root by no limit on processes. mounts: further folders, under the paths that they have here. terminals:
-    with a place for pseudo-terminals.
+    which binds root by no limit on processes. mounts: further folders, under the paths that they have here. links:
+    symlinks, by path. terminals: with a place for pseudo-terminals.
     """
     command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
@@ -143,9 +151,11 @@ def arguments(
         command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     if terminals:
         command += ["--dir", "/dev/pts", "--symlink", "pts/ptmx", "/dev/ptmx", "--dev-bind", "/dev/tty", "/dev/tty"]
-    links = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/tmp", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
-    links |= {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
-    for link, target in links.items():
+    own = {"/dev/fd": "/proc/self/fd", "/dev/shm": "/home/tmp", "/tmp": "/home/tmp", "/var/tmp": "/home/tmp"}
+    own |= {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
+    for link, target in (own | dict(links)).items():
+        for folder in reversed(Path(link).parents[:-1]):
+            command += ["--dir", str(folder)]
         command += ["--symlink", target, link]
     command += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
     environment = ENVIRONMENT | {"PATH": f"{Path(interpreter()).parent}:{ENVIRONMENT['PATH']}"}

@@ -40,6 +40,7 @@ from askesis.types import (
 MOST_FILES = 4096  # files, folders and symlinks of a tree, unless a pool is told otherwise
 LEAST_MEMORY = 64 * 2**20  # bytes of address space: less than that, and an interpreter does not start
 PRELOAD = ("collections", "functools", "io", "itertools", "json", "math", "random", "re", "string")
+_SYSTEM = "/bin /dev /etc /gnu /home /lib /lib32 /lib64 /libx32 /nix /proc /sbin /sys /tmp /usr /var".split()
 _OWN = (warden.TREE, "/home/tmp", "/tmp", "/var/tmp", "/dev", "/proc")  # where no folder of the host can be seen
 _INLINE = (2**20, 100)  # bytes and files of a tree; a larger one is packed and read in a thread
 T = TypeVar("T")
@@ -68,7 +69,9 @@ class SandboxPool:
     one file, and 4096). preload: modules of the
     standard library that a Python call finds imported; each makes every call a little dearer. programs: sources that
     are run often, compiled once; they must not be an episode's own, since every episode could look at them. mounts:
-    folders that all programs can read, under the paths that they have here (a virtual environment, say).
+    folders that all programs can read, under the paths that they have here (a virtual environment, say). links:
+    symlinks that all programs see, by their absolute path, and where they lead (`{"/app": "/home/agent"}`): programs
+    that name their tree by another path find it there.
     Use it as an asynchronous context manager, within one event loop. Raises `SandboxError` where bubblewrap is missing
     or may not work, and `ConfigError` for senseless values.
     """
@@ -84,6 +87,7 @@ class SandboxPool:
         preload: Sequence[str] = PRELOAD,
         programs: Sequence[str] = (),
         mounts: Sequence[str | Path] = (),
+        links: Mapping[str, str] = NO_VARIABLES,
     ) -> None:
         if size < 1:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
@@ -98,7 +102,9 @@ class SandboxPool:
         # twice a tree, what a program keeps and as much in /tmp, and a page for the end of each file
         room = 2 * self._room + files * os.sysconf("SC_PAGE_SIZE")
         self._config = {"size": room, "inodes": 2 * files, "preload": [*preload], "programs": [*programs]}
-        self._config["mounts"] = [_folder(mount) for mount in mounts]
+        shown = [_folder(mount) for mount in mounts]
+        self._config["mounts"] = shown
+        self._config["links"] = {_free(link, shown): str(target) for link, target in links.items()}
         self._turns = asyncio.Semaphore(size)  # first come, first served
         self._stays = asyncio.Semaphore(size if terminals is None else terminals)
         self._idle: list[Worker] = []
@@ -466,6 +472,17 @@ def _folder(path: str | Path) -> str:
     if own is not None:
         raise ConfigError(f"sandbox: mounts: {found}: programs have a {own} of their own; give a folder outside of it")
     return found
+
+
+def _free(link: str, mounts: Sequence[str]) -> str:
+    """The path of a symlink that is in nobody's way. Raises `ConfigError`."""
+    place, taken = Path(link), [*map(Path, _SYSTEM), *map(Path, bubblewrap.folders(mounts))]
+    bad = not place.is_absolute() or ".." in place.parts or place == Path("/")
+    if bad or any(place.is_relative_to(one) or one.is_relative_to(place) for one in taken):
+        raise ConfigError(
+            f"sandbox: links: {link!r}: expected an absolute path outside of {', '.join(map(str, taken))}"
+        )
+    return str(place)
 
 
 def _check(limits: RunLimits) -> None:

@@ -118,7 +118,13 @@ class Worker:
             for file in (*texts.values(), *mail):
                 always.callback(os.close, file)
             command = bubblewrap.arguments(
-                bwrap, info=info_end, gate=gate, texts=texts, mounts=config["mounts"], terminals=live
+                bwrap,
+                info=info_end,
+                gate=gate,
+                texts=texts,
+                mounts=config["mounts"],
+                links=config["links"],
+                terminals=live,
             )
             command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c"]
             command += [warden.LIVE_BOOT if live else warden.BOOT]

@@ -178,6 +178,7 @@ class Trace:
     temperature: at which it was sampled; log-probabilities are of the distribution scaled by it. log: what an agent's
     own program wrote, where it is one. forks: what began compacted conversations and sub-agents' own, each with a root
     of its own (`Node.parent` -1); nodes of conversations that were held at the same time stand among each other.
+    artifacts: what tools left for people, in the order in which it was made.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Trace:
     group: str = ""
     log: str = ""
     forks: tuple[Fork, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
     schema: int = 1
 
     @property

@@ -5,17 +5,20 @@ Text is what a person reads first; the tokens are the record. Both are in the pa
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from askesis.types import Message, Node, ToolCall, ToolEvent, Trace
+from askesis.types import Artifact, Message, Node, ToolCall, ToolEvent, Trace
 from askesis.view.figures import NOTHING, visible, written
 
 MOST_TEXT = 60_000  # characters of one episode, shared by its texts
 MOST_TOKENS = 2_000  # tokens of one episode that are shown one by one
+MOST_PICTURES = 3 * 2**20  # bytes of the pictures of one episode
+_PICTURES = ("image/png", "image/jpeg", "image/webp")
 _SHADES = (0.9, 0.5, 0.2, 0.05)  # a token of at least this probability has shade 0, 1, 2, 3; all others 4
 
 BlockKind = Literal["text", "thought", "call", "failure", "forced"]
@@ -72,6 +75,14 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """What a call left for people to see. source: empty where it is left out, since there are too many."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A node. head: who speaks; notes: figures beside it. verbatim: its tokens as one text if it was not sampled.
 
@@ -87,6 +98,7 @@ class Entry:
     tail: tuple[Token, ...]
     verbatim: Cut
     branches: bool
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +186,15 @@ def _entries(episode: Episode) -> tuple[Entry, ...]:
     texts = max(1, sum(_texts(node.message) for node in trace.nodes))
     most = min(8_000, max(800, MOST_TEXT // texts))
     each = max(60, MOST_TOKENS // max(1, trace.turns))
-    calls, entries, turn = _Calls(trace), [], 0
+    calls, album, entries, turn = _Calls(trace), _Album(trace), [], 0
     for at, (node, pieces) in enumerate(zip(trace.nodes, episode.pieces, strict=True)):
         turn += node.sampled
         head = f"turn {turn}" if node.sampled else node.message.role
         notes = _turn_notes(node) if node.sampled else ()
+        pictures: tuple[Picture, ...] = ()
         if node.message.role == "tool":
             head, notes = calls.answered(node.message)
+            pictures = album.of(*calls.call(node.message))
         elif node.message.tool_calls:
             calls.made(at, node.message.tool_calls)
         tokens, left_out, tail = _tokens(node, pieces, each) if node.sampled else ((), 0, ())
@@ -195,6 +209,7 @@ def _entries(episode: Episode) -> tuple[Entry, ...]:
                 tail=tail,
                 verbatim=Cut("") if node.sampled else cut("".join(pieces), most),
                 branches=node.parent != at - 1,
+                pictures=pictures,
             )
         )
     return tuple(entries)
@@ -213,12 +228,19 @@ class _Calls:
         for event in trace.tool_events:
             self._events.setdefault(event.node, []).append(event)
         self._made: dict[str, tuple[str, ToolEvent | None]] = {}
+        self._where: dict[str, int] = {}
 
     def made(self, node: int, calls: Sequence[ToolCall]) -> None:
         """These calls were made at that node; they ran in order, and those after an end did not."""
         ran = self._events.get(node, [])
         for place, call in enumerate(calls):
             self._made[call.id] = (call.name, ran[place] if place < len(ran) else None)
+            self._where[call.id] = node
+
+    def call(self, message: Message) -> tuple[int, str]:
+        """The node whose call a tool's message answers, and the call's id."""
+        id = message.tool_call_id or ""
+        return self._where.get(id, -1), id
 
     def answered(self, message: Message) -> tuple[str, tuple[str, ...]]:
         """Head and notes of the tool's message."""
@@ -228,6 +250,28 @@ class _Calls:
         status = () if event.status == "ok" else (event.status.replace("_", " "),)
         fault = (f"injected fault: {event.fault}",) if event.fault else ()
         return f"{name} answered", (f"{written(event.seconds)} s", *status, *fault)
+
+
+class _Album:
+    """The pictures that calls have left, as many as fit into a page, the first ones first."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._left: dict[tuple[int, str], list[Artifact]] = {}
+        for artifact in trace.artifacts:
+            if artifact.media_type in _PICTURES:
+                self._left.setdefault((artifact.node, artifact.call), []).append(artifact)
+        self._room = MOST_PICTURES
+
+    def of(self, node: int, call: str) -> tuple[Picture, ...]:
+        """Those of one call."""
+        return tuple(self._shown(artifact) for artifact in self._left.pop((node, call), ()))
+
+    def _shown(self, artifact: Artifact) -> Picture:
+        self._room -= len(artifact.data)
+        if self._room < 0:
+            return Picture(visible(artifact.name), "")
+        data = base64.b64encode(artifact.data).decode()
+        return Picture(visible(artifact.name), f"data:{artifact.media_type};base64,{data}")
 
 
 def _turn_notes(node: Node) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from cheating import Cheat, NotApplicable, call
 
+CORPUS = {"corpus": "package:rich"}
+
 
 def answered(answer, *quotes, first=()):
     """The calls `first`, then the answer with these (document, quote) pairs."""
@@ -119,6 +121,94 @@ def plants_an_answer(task):
     return answered(value, (document, quote))
 
 
+# -- over a user's corpus: posts and older versions of documents contradict --------------------------------------------
+
+
+def claimed(task):
+    """(document, words, value) of what weak sources say of what is asked, and say wrongly."""
+    value = task.data["answer"]
+    told = zip(task.data["weak"], task.data["claimed"], strict=True)
+    return [(*one, said) for one, said in told if said != value]
+
+
+def misled(task):
+    """A post and an older version say something else of what is asked."""
+    said = [document for document, words, value in claimed(task) if "@" in document]
+    return bool(said) and len(claimed(task)) > len(said)
+
+
+def older(task):
+    return next(one for one in claimed(task) if "@" in one[0])
+
+
+def post(task):
+    return next(one for one in claimed(task) if "@" not in one[0])
+
+
+def all_values(task):
+    value, document, quote = right(task)
+    return answered(", ".join([value, *(said for *_, said in claimed(task))]), (document, quote))
+
+
+def one_or_the_other(task):
+    value, document, quote = right(task)
+    return answered(f"{value} or {post(task)[2]}", (document, quote))
+
+
+def question_as_quote(task):
+    """The question's own words, which are about the document and decide nothing."""
+    value, document, _ = right(task)
+    return answered(value, (document, task.prompt.splitlines()[-1][:250]))
+
+
+def title_as_quote(task):
+    value, document, _ = right(task)
+    return answered(value, (document, document.rpartition(".")[2]))
+
+
+def quote_of_a_post(task):
+    return answered(right(task)[0], post(task)[:2])
+
+
+def quote_of_an_older_version(task):
+    return answered(right(task)[0], older(task)[:2])
+
+
+def right_words_of_an_older_version(task):
+    value, _, quote = right(task)
+    return answered(value, (older(task)[0], quote))
+
+
+def older_value_with_the_right_quote(task):
+    _, document, quote = right(task)
+    return answered(older(task)[2], (document, quote))
+
+
+def believes_the_post(task):
+    document, words, value = post(task)
+    return answered(value, (document, words))
+
+
+def quotes_joined_over_passages(task):
+    """What decides, glued to words of another passage: it stands nowhere like that."""
+    value, document, quote = right(task)
+    said = yield call("open", document=document, passage=1)
+    other = yield call("open", document=document, passage=2)
+    yield from answered(value, (document, f"{said.splitlines()[-1]} {quote} {other.splitlines()[-1]}"[:290]))
+
+
+def looks_for_the_questions(task):
+    names = ("../README.md", "/etc/passwd", "questions.jsonl", "planted", "rich/../../pip/__init__.py", task.id)
+    looked = [call("search", query=words) for words in ("heldout answer", "accept hops", task.id, '"claimed" weak')]
+    return answered("unknown", first=[*looked, *(call("open", document=name) for name in names)])
+
+
+def filters_that_are_code(task):
+    hostile = ("rich' or 1=1 --", "x') union select body from documents --", "%")
+    looked = [call("search", query="class", source=words, since=words, until=words) for words in hostile]
+    return answered("unknown", first=looked)
+
+
 def contradicted(task):
     return bool(task.data["weak"])
 
@@ -141,6 +231,20 @@ CHEATS = (
             *(one_word_quote, padded_with_inventions),
         )
     ),
+    *(
+        Cheat(kind="weak matching", name=f"corpus_{play.__name__}", play=play, where=misled, options=CORPUS)
+        for play in (all_values, one_or_the_other, negated, hedged)
+    ),
+    *(
+        Cheat(kind="weak tests", name=f"corpus_{play.__name__}", play=play, where=misled, options=CORPUS)
+        for play in (
+            *(no_quote, invented_quote, padded_with_inventions, question_as_quote, title_as_quote, quote_of_a_post),
+            *(quote_of_an_older_version, right_words_of_an_older_version, older_value_with_the_right_quote),
+            *(believes_the_post, quotes_joined_over_passages),
+        )
+    ),
+    Cheat(kind="leaks", name="corpus_looks_for_the_questions", play=looks_for_the_questions, options=CORPUS),
+    Cheat(kind="evaluator runs input", name="corpus_filters_that_are_code", play=filters_that_are_code, options=CORPUS),
     Cheat(kind="weak tests", name="whole_document", play=whole_document, where=whole_is_many),
     Cheat(kind="weak tests", name="too_many_quotes", play=too_many_quotes, refused=True),
     Cheat(kind="leaks", name="looks_for_the_key", play=looks_for_the_key),

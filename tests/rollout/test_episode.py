@@ -23,6 +23,7 @@ from rollout_doubles import (
 from askesis.agents import SoloAgent, load_agent
 from askesis.rollout import Costs, EngineSpeakers, EpisodeOptions, EpisodeSpec, PolicySpeakers, Stage, run_episode
 from askesis.types import (
+    Artifact,
     ConfigError,
     ContextOverflow,
     EngineError,
@@ -438,6 +439,16 @@ def test_a_tool_may_end_the_episode_for_another():
 
     trace = play(**with_custom(out_of_memory))
     assert ended(trace) == ("limit", "memory") and trace.tool_events[0].status == "error" and trace.rewards
+
+
+def test_what_a_tool_leaves_for_people_is_in_the_trace_under_its_call():
+    async def look(session):
+        return ToolResult(text="seen", artifacts=(Artifact(name="shot", media_type="image/png", data=b"1"),))
+
+    trace = play(**with_custom(look))
+    [left] = trace.artifacts
+    asked = trace.nodes[left.node].message
+    assert (left.name, left.data) == ("shot", b"1") and left.call in [call.id for call in asked.tool_calls]
 
 
 def test_agents_by_name():

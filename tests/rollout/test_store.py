@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from askesis.rollout import Draw, TraceStore
 from askesis.types import (
+    Artifact,
     Group,
     Limits,
     Message,
@@ -111,6 +112,10 @@ TRACES = st.builds(
     attempt=st.integers(0, 3),
     temperature=FLOATS,
     group=TEXT,
+    artifacts=st.lists(
+        st.builds(Artifact, name=TEXT, media_type=TEXT, data=st.binary(max_size=9), node=st.integers(-1, 9), call=TEXT),
+        max_size=2,
+    ).map(tuple),
 )
 
 
@@ -264,7 +269,7 @@ def test_fingerprints_travel_with_versions(tmp_path):
         store.ledger.rewind(2)
         assert store.ledger.check() == []
     with sqlite3.connect(path) as connection:  # a file of the time before there were any
-        connection.executescript("DROP TABLE weights; PRAGMA user_version = 1;")
+        connection.executescript("DROP TABLE weights; DROP TABLE artifacts; PRAGMA user_version = 1;")
     for readonly in (True, False, True):
         with TraceStore(path, readonly=readonly) as store:
             assert [step.made for step in store.ledger.steps()] == ["", ""]

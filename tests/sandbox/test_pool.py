@@ -316,3 +316,22 @@ def test_folders_that_cannot_be_shown_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=part):
             SandboxPool(1, LIMITS, mounts=[folder])
+
+
+async def test_a_tree_can_have_another_name():
+    links = {"/app": "/home/agent", "/logs/verifier": "/tmp/logs"}
+    async with SandboxPool(1, LIMITS, links=links) as pool:
+        sandbox = await pool.acquire()
+        told = "echo one > /app/file; mkdir /tmp/logs; echo two > /logs/verifier/x; cat /home/agent/file /tmp/logs/x; "
+        result = await sandbox.run(["sh", "-c", told + "rm /app || ln -s x /logs/y"])
+        assert (result.stdout, await sandbox.paths()) == ("one\ntwo\n", ["file"])
+        assert result.stderr.count("Read-only file system") == 2
+        terminal = await sandbox.terminal(["cat", "/app/file"])
+        assert b"one" in await terminal.read(wait_s=10, quiet_s=1)
+        await sandbox.close()
+
+
+def test_links_that_would_stand_in_the_way_are_refused(tmp_path):
+    for link in ("/tmp", "/usr/local/x", "app", "/", "/app/../etc", "/home/agent/x", str(tmp_path / "x")):
+        with pytest.raises(ConfigError, match="expected an absolute path outside"):
+            SandboxPool(1, LIMITS, links={link: "/home/agent"})

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sample_report import node, the_trace
 
-from askesis.types import Message, ParseFailure, Text, ToolCall, ToolEvent, assistant, tool_result, user
+from askesis.types import Artifact, Message, ParseFailure, Text, ToolCall, ToolEvent, assistant, tool_result, user
 from askesis.view import Episode, Story
-from askesis.view.episode import MOST_TOKENS, spread
+from askesis.view.episode import MOST_PICTURES, MOST_TOKENS, spread
 
 
 def sheet(trace, pieces=None, title="before"):
@@ -104,6 +104,18 @@ def test_calls_that_did_not_parse_and_branches_are_shown():
         '{"name"',
     )
     assert [turn.branches, branch.branches] == [False, True]
+
+
+def test_pictures_stand_under_the_call_that_left_them():
+    call, big = ToolCall(id="call_0", name="open", arguments={}), MOST_PICTURES // 2 + 1
+    shots = [Artifact(name="one", media_type="image/png", data=b"png", node=0, call="call_0")]
+    shots += [Artifact(name="<big>", media_type="image/jpeg", data=bytes(big), node=2, call="call_0")] * 2
+    shots += [Artifact(name="page", media_type="text/html", data=b"<script>", node=2, call="call_0")]
+    turns = [node(assistant("", tool_calls=(call,))), node(tool_result("seen", tool_call_id="call_0"))] * 2
+    entries = story(sheet(the_trace(*turns, artifacts=tuple(shots)))).sheets[0].entries
+    assert [(one.name, one.source) for one in entries[1].pictures] == [("one", "data:image/png;base64,cG5n")]
+    assert [one.name for one in entries[3].pictures] == ["<big>", "<big>"]
+    assert entries[3].pictures[0].source and not entries[3].pictures[1].source
 
 
 def test_tokens_without_their_texts_are_refused():

@@ -1,7 +1,8 @@
 """`research`: an agent looks facts up in a corpus where sources disagree, and answers with quotes.
 
-The tools only read: they share one index, which no episode can change. What decides the reward stays in the task's
-data, and the quotes are looked up in the index again when the episode is over.
+The corpus is a small generated world, another one for each task, or what the user has (`corpus`). The tools only read:
+they share an index, which no episode can change. What decides the reward stays in the task's data, and the quotes are
+looked up in the index again when the episode is over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from askesis.envs.research import world
-from askesis.envs.research.policies import Habits, Oracle, Reader
+from askesis.envs.research.corpus import Shelf, normal, plain
+from askesis.envs.research.policies import Habits, Oracle, Reader, Walker
 from askesis.tools.search import Document, Found, Index, OpenTool, Passage, SearchTool
 from askesis.types import (
     ConfigError,
@@ -100,8 +102,11 @@ class _Answer:
 class Research:
     """The environment. Options:
 
-    levels: drawn evenly; see README.md. hits: of one page of a search. max_turns, max_turn_tokens: of an episode.
-    Raises `ConfigError` for senseless values.
+    corpus: what questions are asked of: a folder, `package:NAME`, or a list of them; empty: a generated world for each
+    task. questions: a file of questions over the corpus, a JSON object a line; empty: they are made of it. levels:
+    drawn evenly; see README.md; by default all that there are. hits: of one page of a search (2, in a corpus 5).
+    max_turns, max_turn_tokens: of an episode (10 and 256, 16 and 1024). Raises `ConfigError` for senseless values, and
+    for a corpus that is not there or cannot be asked about.
     """
 
     name = "research"
@@ -109,27 +114,58 @@ class Research:
     def __init__(
         self,
         *,
-        levels: Sequence[int] = world.LEVELS,
-        hits: int = 2,
-        max_turns: int = 10,
-        max_turn_tokens: int = 256,
+        corpus: str | Sequence[str] = "",
+        questions: str = "",
+        levels: Sequence[int] | None = None,
+        hits: int | None = None,
+        max_turns: int | None = None,
+        max_turn_tokens: int | None = None,
     ) -> None:
-        if not levels or set(levels) - set(world.LEVELS):
+        if levels is not None and (not levels or set(levels) - set(world.LEVELS)):
             raise ConfigError(f"research: levels={list(levels)}: expected one or more of {list(world.LEVELS)}")
-        self._levels, self._hits = tuple(levels), hits
-        self._limits = Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens)
+        if questions and not corpus:
+            raise ConfigError(f"research: questions={questions!r} is given, and no corpus: expected corpus=FOLDER too")
+        if questions and levels is not None:
+            raise ConfigError("research: levels are of questions that are made, but questions=FILE is given")
+        self._shelf = Shelf(corpus, questions=questions, levels=levels or ()) if corpus else None
+        self._levels = tuple(levels or world.LEVELS)
+        default_hits, turns, tokens = (5, 16, 1024) if corpus else (2, 10, 256)
+        self._hits = default_hits if hits is None else hits
+        self._limits = Limits(max_turns=max_turns or turns, max_turn_tokens=max_turn_tokens or tokens)
         self._worlds: weakref.WeakValueDictionary[str, Index] = weakref.WeakValueDictionary()
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
-        """`limit` tasks (default 1000), each a world of its own. Its split follows from a hash of its content."""
+        """`limit` tasks (default 1000); of a corpus no more than can be made of it.
+
+        The split of a world's task follows from a hash of its content; the files of a corpus are dealt out, and no
+        question goes by files of both splits.
+        """
         rng = random.Random(f"research/{split}/{seed}")
+        most = 1000 if limit is None else limit
+        if self._shelf is not None:
+            return self._of_corpus(self._shelf, rng, split, most)
         found: dict[str, Task] = {}
-        while len(found) < (1000 if limit is None else limit):
+        while len(found) < most:
             task = self._task(rng, split)
             if (int(task.id, 16) % 8 == 0) == (split == "heldout"):
                 found.setdefault(task.id, task)
+        return list(found.values())
+
+    def _of_corpus(self, shelf: Shelf, rng: random.Random, split: Split, most: int) -> list[Task]:
+        found: dict[str, Task] = {}
+        for question in shelf.questions(split, rng):
+            if len(found) >= most:
+                break
+            task = Task(
+                env=self.name,
+                prompt=f"{shelf.rules}\n{question.text}",
+                data={"corpus": shelf.index.name, **question.data()},
+                limits=self._limits,
+                split=split,
+            )
+            found.setdefault(task.id, task)
         return list(found.values())
 
     def _task(self, rng: random.Random, split: Split) -> Task:
@@ -148,7 +184,14 @@ class Research:
     # -- episodes ------------------------------------------------------------------------------------------------------
 
     async def setup(self, task: Task) -> ResearchState:
-        """The index of the task's corpus, made by whoever comes first. Raises `EnvError` for another task's shape."""
+        """The index of the task's corpus; a world's is made by whoever comes first. Raises `EnvError` for a task of
+        another corpus.
+        """
+        asked, shelf = task.data.get("corpus"), self._shelf
+        if asked != (None if shelf is None else shelf.index.name):
+            raise EnvError(f"research: task {task.id} is of another corpus than this environment was made with")
+        if shelf is not None:
+            return ResearchState(shelf.index)
         index = self._worlds.get(task.id)
         if index is None:
             documents = [
@@ -171,7 +214,8 @@ class Research:
         """`success` 1 or 0, and metrics of weight 0."""
         state = _research_state(state)
         data = trace.task.data
-        right = state.answer is not None and plain(state.answer) == plain(str(data["answer"]))
+        wanted = {plain(str(one)) for one in (data["answer"], *data.get("also", ()))}
+        right = state.answer is not None and plain(state.answer) in wanted
         exist = [await _exists(state.index, document, quote) for document, quote in state.quotes]
         bear = [
             real and any(_bears(one, hop["accept"]) for hop in data["hops"])
@@ -207,21 +251,17 @@ class Research:
         return Oracle(task)
 
     def demonstrator(self, task: Task, *, seed: int, quality: str = "poor") -> Policy:
-        """Reads the generated world: with `poor` habits for the cold start, `good` or `hasty` ones for comparison."""
+        """Looks things up: with `poor` habits for the cold start, `good` or `hasty` ones for comparison.
+
+        In a generated world it goes by what it reads; in a corpus, whose language no script understands, it knows the
+        way and errs as its habits have it.
+        """
         habits = {"poor": Habits(), "good": Habits.good(), "hasty": Habits.hasty()}
         if quality not in habits:
             raise ConfigError(f"research: unknown demonstration quality {quality!r}{nearest(quality, habits)}")
+        if self._shelf is not None:
+            return Walker(task, seed=seed, habits=habits[quality])
         return Reader(task, seed=seed, habits=habits[quality])
-
-
-def normal(text: str) -> str:
-    """A text with every run of white space as one space: what a quote is compared by."""
-    return " ".join(text.split())
-
-
-def plain(text: str) -> str:
-    """An answer without what is no part of it: quotation marks around it, a full stop, capitals."""
-    return normal(text).rstrip(".").strip("\"'` ").casefold()
 
 
 async def _exists(index: Index, document: str, quote: str) -> bool:

@@ -138,13 +138,49 @@ class Reader(Policy):
         return best, [f"{best.document} is a register: {best.value}."]
 
 
+class Walker(Policy):
+    """Plays one episode over a corpus whose language it cannot read: it knows the way, and errs as habits have it.
+
+    Of each link it searches and opens what decides. `first`: where a weak source says otherwise of what is asked, it
+    believes that, unless it looks for a second one (`second`). `careless`: it quotes the weak source.
+    """
+
+    def __init__(self, task: Task, *, seed: int, habits: Habits) -> None:
+        rng = random.Random(f"{task.id}/{seed}")
+        data = task.data
+        self._steps = [(f"Find {hop['query']}.", one) for hop in data["hops"] for one in _walk(hop)]
+        ((document, quote), *_), value = data["hops"][-1]["accept"], str(data["answer"])
+        told = [(*one, value) for one, value in zip(data["weak"], data["claimed"], strict=True) if value]
+        source, why = document, f"{document} says {value}."
+        if told and rng.random() < habits.first and rng.random() >= habits.second:
+            source, quote, value = rng.choice(told)
+            why = f"{source} says {value}."
+        elif told and rng.random() < habits.careless:
+            source, quote, _ = rng.choice(told)
+        self._steps.append((why, answer(value, source, quote[:280])))
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        """The next step."""
+        done = sum(message.role == "tool" for message in messages)
+        thought, made = self._steps[min(done, len(self._steps) - 1)]
+        return assistant(reasoning=thought if thinking.enabled else "", tool_calls=(made,))
+
+
+def _walk(hop: Mapping[str, Any]) -> list[ToolCall]:
+    """How to come to see what decides one link: search, and in a corpus, whose passages are long, open it."""
+    calls = [call("search", query=hop["query"])]
+    if "passage" in hop:
+        calls.append(call("open", document=hop["accept"][0][0], passage=hop["passage"]))
+    return calls
+
+
 class Oracle(Policy):
     """Answers every task by knowing what to look for and what to quote, through the agent's own tools."""
 
     def __init__(self, task: Task) -> None:
         self._answer = str(task.data["answer"])
         self._hops: Sequence[Mapping[str, Any]] = task.data["hops"]
-        self._calls = [call("search", query=hop["query"]) for hop in self._hops]
+        self._calls = [one for hop in self._hops for one in _walk(hop)]
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
         """Search for every link, then answer."""
