@@ -23,6 +23,7 @@ BUILT_IN = {
 # module loads without that library, its docstring begins with the form of the name, and `package` is what it needs.
 ADAPTERS: dict[str, str] = {
     "gymnasium": "askesis.envs.adapters.gymnasium:GymnasiumEnv",
+    "harbor": "askesis.envs.adapters.harbor:HarborEnv",
     "reasoning_gym": "askesis.envs.adapters.reasoning_gym:ReasoningGym",
 }
 

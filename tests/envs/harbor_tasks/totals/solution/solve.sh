@@ -1,0 +1,5 @@
+#!/bin/bash
+set -e
+cp /solution/totals /work/bin/totals
+/work/bin/totals
+test "$WHO" = "the oracle"
