@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from askesis.agents.compacting import CompactingAgent
 from askesis.agents.external import ExternalAgent
+from askesis.agents.orchestrator import OrchestratorAgent
 from askesis.agents.solo import SoloAgent
-from askesis.types import Agent, ConfigError, nearest
+from askesis.types import Agent, ConfigError, Env, nearest
 
-AGENTS: Mapping[str, Callable[..., Agent]] = {"solo@1": SoloAgent, "external@1": ExternalAgent}
+AGENTS: Mapping[str, Callable[..., Agent]] = {
+    "solo@1": SoloAgent,
+    "compact@1": CompactingAgent,
+    "orchestrator@1": OrchestratorAgent,
+    "external@1": ExternalAgent,
+}
+USUAL = "solo@1"
 
 
-def load_agent(name: str = "solo@1", **options: Any) -> Agent:
+def load_agent(name: str = USUAL, **options: Any) -> Agent:
     """Make the harness `name` with its `options`.
 
     Raises `ConfigError`, with the nearest known name, if there is none such or an option does not fit.
@@ -26,6 +34,14 @@ def load_agent(name: str = "solo@1", **options: Any) -> Agent:
         return factory(**options)
     except TypeError as error:
         raise ConfigError(f"agent {name!r}: options {sorted(options)} do not fit: {error}") from error
+
+
+def agent_for(env: Env, name: str = "", **options: Any) -> Agent:
+    """The harness `name`; for no name the one that the environment wants (`harness`), `solo` where it wants none.
+
+    Raises as `load_agent` does.
+    """
+    return load_agent(name or getattr(env, "harness", "") or USUAL, **options)
 
 
 def _version(name: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 from askesis.chat import failure_text
-from askesis.types import Session, system, tool_result, user
+from askesis.types import Message, Session, system, tool_result, user
 
 
 class SoloAgent:
@@ -16,16 +17,31 @@ class SoloAgent:
     """
 
     def __init__(self, *, instructions: str | None = None) -> None:
-        self._opening = () if instructions is None else (system(instructions),)
+        self._instructions = instructions
         digest = "" if instructions is None else "+" + hashlib.sha256(instructions.encode()).hexdigest()[:8]
         self.name = f"solo@1{digest}"
 
     async def run(self, session: Session) -> None:
-        """Play one episode. Calls that did not parse are answered, after those that did, with what was wrong."""
-        session.add(*self._opening, user(session.task.prompt))
+        """Play one episode."""
+        session.add(*opening(session, self._instructions))
         while not session.ended:
-            message = await session.turn()
-            if not message.tool_calls and not message.failures:
+            if not await step(session):
                 return
-            await session.call(message.tool_calls)
-            session.add(*(tool_result(failure_text(failure)) for failure in message.failures))
+
+
+def opening(session: Session, instructions: str | None) -> list[Message]:
+    """What a conversation begins with: the system text, if there is one, and the task."""
+    return [*([] if instructions is None else [system(instructions)]), user(session.task.prompt)]
+
+
+async def step(session: Session, *, together: Collection[str] = ()) -> bool:
+    """A turn and its calls; False if it made none. Calls that did not parse are answered after those that did.
+
+    together: tools of which neighbouring calls are run at the same time.
+    """
+    message = await session.turn()
+    if not message.tool_calls and not message.failures:
+        return False
+    await session.call(message.tool_calls, together=together)
+    session.add(*(tool_result(failure_text(failure)) for failure in message.failures))
+    return True

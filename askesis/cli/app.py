@@ -134,7 +134,9 @@ def evaluate(
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Sample greedily (temperature 0).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Which tasks, and how they are sampled.")] = 1_000_003,
-    agent: Annotated[str, typer.Option(help="The harness.")] = "solo@1",
+    agent: Annotated[
+        str, typer.Option(help="The harness, as in compact@1.", show_default="what the environment wants")
+    ] = "",
     agent_options: Annotated[
         list[str], typer.Option("--agent-option", metavar="KEY=VALUE", help="An option of the harness; repeatable.")
     ] = [],  # noqa: B006 - typer reads the default and never changes it
@@ -149,7 +151,6 @@ def evaluate(
     Examples: `askesis eval askesis-tiny --env repair --tasks 300`,
     `askesis eval askesis-tiny --env repair --budgets 0,4,8,16,32,64,none --save-effort`.
     """
-    from askesis.agents import load_agent
     from askesis.chat import EFFORT_FILE
     from askesis.cli.tables import print_curve, print_evaluation
 
@@ -168,7 +169,8 @@ def evaluate(
         keep_efforts=save_effort,
         temperature=0.0 if greedy else temperature,
         seed=seed,
-        agent=load_agent(agent, **dict(env_option(one, "--agent-option") for one in agent_options)),
+        agent=agent,
+        agent_options=dict(env_option(one, "--agent-option") for one in agent_options),
         context_length=context_length,
         display=True,
     )
@@ -182,7 +184,7 @@ def evaluate(
         print(f"what efforts mean: {loop.resolve(checkpoint) / EFFORT_FILE}", file=sys.stderr)
     if budgets is not None:
         command = "askesis " + shlex.join(sys.argv[1:])
-        facts = [("environment", evaluation.env), ("tasks", str(evaluation.tasks)), ("agent", agent)]
+        facts = [("environment", evaluation.env), ("tasks", str(evaluation.tasks)), ("agent", evaluation.agent)]
         page = loop.render_curve([evaluation], title=checkpoint, facts=facts, command=command)
         picture.write_text(page, encoding="utf-8")
         print(f"picture: {picture}", file=sys.stderr)

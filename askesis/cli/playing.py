@@ -20,7 +20,7 @@ TOOL NAME=VALUE ...  call a tool; values as in a shell ("two words"), or JSON wh
 TOOL VALUE ...       the same, in the order of the tool's arguments
 TOOL {"NAME": ...}   the same, as JSON
 NAME=<<END           as a value: the lines that follow, up to END
-/say TEXT            say something and call nothing, which ends the episode
+/say TEXT            say something and call nothing, which ends the episode (a sub-agent's part: it is the report)
 /tools, /task        what can be called; what is to be done
 /quit                or Ctrl-D: stop here"""
 _COMMANDS = ("help", "say", "tools", "task", "quit")
@@ -39,17 +39,20 @@ class TerminalPlayer:
         self._watched = sys.stdin.isatty()
         self._tools: Sequence[ToolSpec] = ()
         self._task: Task
+        self._part: Task  # a sub-agent's, while it is played
         self._turn = 0
 
     def open(self, title: str, task: Task) -> None:
         """Say what is played."""
-        self._task = task
+        self._task = self._part = task
         self._console.print(Text(title, style="bold"))
 
     async def begin(self, session: Session) -> None:
-        """Show the task and the tools."""
-        self._tools = session.tools
-        self._console.print(Text(f"\n{self._task.prompt}\n"))
+        """Show the task, or a sub-agent's, and the tools."""
+        self._tools, self._part = session.tools, session.task
+        if session.specialist:
+            self._console.print(Text(f"\nnow as {session.specialist}, who knows only this:", style="bold"))
+        self._console.print(Text(f"\n{session.task.prompt}\n"))
         self._show_tools()
         self._console.print(Text("/help: how to call them; /quit: stop", style="dim"))
 
@@ -72,6 +75,7 @@ class TerminalPlayer:
 
     async def hear(self, results: Sequence[Message], session: Session) -> None:
         """Show what a call gave."""
+        self._tools, self._part = session.tools, session.task
         for result in results:
             self._console.print(Text(result.text))
 
@@ -93,7 +97,7 @@ class TerminalPlayer:
         if command == "tools":
             self._show_tools()
         else:
-            self._console.print(Text(HELP if command == "help" else self._task.prompt))
+            self._console.print(Text(HELP if command == "help" else self._part.prompt))
         return None
 
     async def _call(self, line: str) -> ToolCall:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -22,6 +23,7 @@ from askesis.types import (
     Policy,
     Reward,
     Session,
+    Specialist,
     State,
     Task,
     Thinking,
@@ -97,22 +99,25 @@ class Perturbation:
 class Injected:
     """A fault that was put in. tool: by its own name. turn: the assistant's message that made the call, from 1.
 
-    recovered_turn: the first later turn in which the same tool gave an answer that nothing was done to.
+    recovered_turn: the first later turn in which the same tool gave an answer that nothing was done to. agent: whose
+    call it was, by its seed; turns are that agent's own.
     """
 
     kind: str
     tool: str
     turn: int
     recovered_turn: int | None = None
+    agent: int = 0
 
 
 @dataclass(slots=True)
 class _Record:
-    """What has happened in one episode. late: an answer that is still to come, and of which tool."""
+    """What has happened in one episode. calls: of each agent in it, by its seed; late: an answer that it is still to
+    get, and of which tool."""
 
-    calls: int = 0
+    calls: Counter[int] = field(default_factory=Counter)
     faults: list[Injected] = field(default_factory=list)
-    late: str = ""
+    late: dict[int, str] = field(default_factory=dict)
 
 
 class _PerturbedState(WrappedState):
@@ -149,6 +154,12 @@ class Perturbed(WrappedEnv):
         if self.perturbation.useless:
             rng.shuffle(mixed)
         return mixed
+
+    def specialists(self, task: Task, state: State) -> Sequence[Specialist]:
+        """The environment's, with the names that their tools have here. Asked for after the tools."""
+        assert isinstance(state, _PerturbedState)
+        found = super().specialists(task, state)
+        return [replace(one, tools=[state.names.get(name, name) for name in one.tools]) for one in found]
 
     def names(self, task: Task, own: Sequence[str]) -> dict[str, str]:
         """What each tool is called in this task."""
@@ -209,27 +220,28 @@ class _PerturbedTool:
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         record, own = self.record, self.inner.spec.name
-        record.calls += 1
-        place = f"{self.perturbation.seed}/{session.task.id}/{session.seed}/{record.calls}"
+        agent = session.seed
+        record.calls[agent] += 1
+        place = f"{self.perturbation.seed}/{session.task.id}/{agent}/{record.calls[agent]}"
         rng = random.Random(f"fault/{place}")
         kind = self._drawn(rng)
         turn = sum(message.role == "assistant" for message in session.messages)
-        late, record.late = record.late, ""
+        late = record.late.pop(agent, "")
         if kind == "fail":
-            return self._hit(kind, turn, ToolResult(text=late + FAILED, error=True))
+            return self._hit(kind, agent, turn, ToolResult(text=late + FAILED, error=True))
         if kind == "timeout" and rng.random() < 0.5:
-            return self._hit(kind, turn, ToolResult(text=late + TIMED_OUT, error=True))
+            return self._hit(kind, agent, turn, ToolResult(text=late + TIMED_OUT, error=True))
         result = await self.inner(args, session)
         if kind == "timeout":
-            return self._hit(kind, turn, replace(result, text=late + TIMED_OUT, error=True))
+            return self._hit(kind, agent, turn, replace(result, text=late + TIMED_OUT, error=True))
         if kind == "delay" and result.end is None:
-            record.late = _LATE.format(name=self.name, text=result.text)
-            return self._hit(kind, turn, replace(result, text=late + DELAYED))
+            record.late[agent] = _LATE.format(name=self.name, text=result.text)
+            return self._hit(kind, agent, turn, replace(result, text=late + DELAYED))
         changed = _changed(kind, result.text, rng)
         if changed != result.text and result.end is None:
-            return self._hit(kind, turn, replace(result, text=late + changed))
+            return self._hit(kind, agent, turn, replace(result, text=late + changed))
         for fault in record.faults:
-            if fault.tool == own and fault.recovered_turn is None and fault.turn < turn:
+            if (fault.tool, fault.agent) == (own, agent) and fault.recovered_turn is None and fault.turn < turn:
                 fault.recovered_turn = turn
         return replace(result, text=late + result.text)
 
@@ -244,8 +256,8 @@ class _PerturbedTool:
                 return kind
         return ""
 
-    def _hit(self, kind: str, turn: int, result: ToolResult) -> ToolResult:
-        self.record.faults.append(Injected(kind, self.inner.spec.name, turn))
+    def _hit(self, kind: str, agent: int, turn: int, result: ToolResult) -> ToolResult:
+        self.record.faults.append(Injected(kind, self.inner.spec.name, turn, agent=agent))
         return replace(result, fault=kind)
 
 
@@ -285,6 +297,8 @@ class _Persistent(Policy):
 
     def __init__(self, inner: Policy, names: Mapping[str, str]) -> None:
         self._inner, self._names = inner, names
+        if hasattr(inner, "sub_agent"):
+            self.sub_agent = self._sub_agent  # as a sub-agent, any other would be made anew
         self._last: Message | None = None
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
@@ -294,6 +308,10 @@ class _Persistent(Policy):
             calls = tuple(replace(call, name=self._names.get(call.name, call.name)) for call in said.tool_calls)
             self._last = replace(said, tool_calls=calls)
         return self._last
+
+    def _sub_agent(self, name: str, specialist: str) -> Policy:
+        inner: Any = self._inner
+        return _Persistent(inner.sub_agent(name, specialist), self._names)
 
 
 def _visible(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from askesis.types import Env, Reward, Split, State, Task, Tool, Trace
+from askesis.types import Env, Reward, Specialist, Split, State, Task, Tool, Trace
 
 
 class WrappedState:
@@ -51,6 +51,11 @@ class WrappedEnv:
     def tools(self, task: Task, state: State) -> Sequence[Tool]:
         """The other's."""
         return self.inner.tools(task, inner_state(state))
+
+    def specialists(self, task: Task, state: State) -> Sequence[Specialist]:
+        """The other's; none where it foresees none."""
+        foresees = getattr(self.inner, "specialists", None)
+        return () if foresees is None else tuple(foresees(task, inner_state(state)))
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """The other's."""

@@ -14,7 +14,7 @@ from askesis.types import ConfigError, Thinking
 _TONES = "ab"  # of the first and the last evaluation
 
 
-def effort_table(evaluation: Evaluation, *, agent: str) -> EffortTable:
+def effort_table(evaluation: Evaluation) -> EffortTable:
     """What was measured, as a table. Raises `ConfigError` where there are no two points to go between."""
     rows = [row for row in evaluation.rows if row.summary.learnable]
     points = tuple(
@@ -34,7 +34,7 @@ def effort_table(evaluation: Evaluation, *, agent: str) -> EffortTable:
             f"effort lies between measured budgets, but only {len(points)} gave figures; give several, as in "
             "--budgets 0,4,8,16,32,64,none"
         )
-    return EffortTable(env=evaluation.env, agent=agent, temperature=rows[0].temperature, points=points)
+    return EffortTable(env=evaluation.env, agent=evaluation.agent, temperature=rows[0].temperature, points=points)
 
 
 def named_efforts(table: EffortTable) -> dict[str, Thinking]:

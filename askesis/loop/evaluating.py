@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from askesis.agents import load_agent
+from askesis.agents import agent_for
 from askesis.chat import EffortTable, effort_value, load_effort, resolve, save_effort
 from askesis.envs import load_env
 from askesis.loop.bundle import Bundle, load
@@ -39,7 +39,8 @@ def evaluate(
     keep_efforts: bool = False,
     temperature: float = 1.0,
     seed: int = _SEED,
-    agent: str | Agent = "solo@1",
+    agent: str | Agent = "",
+    agent_options: Mapping[str, Any] | None = None,
     env_options: Mapping[str, Any] | None = None,
     context_length: int = 1024,
     slots: int = 64,
@@ -54,8 +55,9 @@ def evaluate(
     environment, which stays open. thinking: one mode or `both`; budget: most tokens a turn may think. budgets: several
     of them (None: no bound); the tasks are played at each, and at what `low`, `medium` and `high` effort then mean.
     keep_efforts: write what efforts mean beside the checkpoint. efforts: play at these, by what was written there.
-    agent: a name, or what `askesis.agents.load_agent` gave. temperature 0 is greedy. threads: of torch; None takes the
-    physical cores. store: keeps the traces. display: show how far it is.
+    agent: a name, which gets `agent_options`, or what `askesis.agents.load_agent` gave; unset, what the environment
+    wants. temperature 0 is greedy. threads: of torch; None takes the physical cores. store: keeps the traces. display:
+    show how far it is.
 
     Raises `CheckpointError`, `ConfigError`, `EnvError`.
     """
@@ -75,7 +77,7 @@ def evaluate(
         """What the efforts of a sweep of budgets mean."""
         if budgets is None or len(modes) < 2:
             return asked
-        found.append(effort_table(evaluation, agent=agent if isinstance(agent, str) else agent.name))
+        found.append(effort_table(evaluation))
         return named_efforts(found[-1])
 
     longest = bundle.config.context_length
@@ -92,6 +94,7 @@ def evaluate(
                 env,
                 env_options,
                 agent,
+                agent_options,
                 name=str(bundle.path),
                 tasks=tasks,
                 modes=modes,
@@ -107,10 +110,7 @@ def evaluate(
 
     evaluation = run_async(sit)
     if keep_efforts:
-        save_effort(
-            found[-1] if found else effort_table(evaluation, agent=agent if isinstance(agent, str) else agent.name),
-            bundle.path,
-        )
+        save_effort(found[-1] if found else effort_table(evaluation), bundle.path)
     return evaluation
 
 
@@ -123,7 +123,8 @@ def evaluate_policy(
     tasks: int = 300,
     thinking: Which = False,
     seed: int = _SEED,
-    agent: str | Agent = "solo@1",
+    agent: str | Agent = "",
+    agent_options: Mapping[str, Any] | None = None,
     env_options: Mapping[str, Any] | None = None,
     concurrency: int = 256,
     store: TraceSink | None = None,
@@ -141,6 +142,7 @@ def evaluate_policy(
             env,
             env_options,
             agent,
+            agent_options,
             name=name,
             tasks=tasks,
             modes=_modes(thinking, None, None),
@@ -160,6 +162,7 @@ async def _sit(
     env: str | Env,
     env_options: Mapping[str, Any] | None,
     agent: str | Agent,
+    agent_options: Mapping[str, Any] | None,
     *,
     name: str,
     tasks: int,
@@ -172,9 +175,9 @@ async def _sit(
     follow: Callable[[Evaluation], Mapping[str, Thinking]] = lambda evaluation: {},
 ) -> Evaluation:
     """follow: the efforts to play after the modes, by name; those whose mode was played already are only named."""
-    harness = load_agent(agent) if isinstance(agent, str) else agent
     place = load_env(env, **(env_options or {})) if isinstance(env, str) else env
     try:
+        harness = agent_for(place, agent, **(agent_options or {})) if isinstance(agent, str) else agent
         exam = Exam(tasks=heldout_tasks(place, tasks, seed), modes=modes, temperatures=(temperature,), seed=seed)
         counts = [0, len(exam.tasks) * len(modes)]  # played before, and to play
         with Display(quiet=not display) as shown:

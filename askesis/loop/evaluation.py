@@ -73,6 +73,7 @@ class Examiner:
             env=self.env.name,
             tasks=len(exam.tasks),
             rows=tuple(rows),
+            agent=self.agent.name,
             step=step,
             seconds=time.monotonic() - begun,
             lost=lost(trace for traces in played for trace in traces),

@@ -83,21 +83,24 @@ class ToolWatch:
     async def run(self, session: Session) -> None:
         """As the other's."""
         self.tools = session.tools
-        await self._agent.run(session)
-        self.tools = session.tools or self.tools  # a program's are known once it has asked for a turn
+        try:
+            await self._agent.run(session)
+        finally:  # a harness may have offered its own; a program's are known once it has asked for a turn
+            self.tools = session.tools or self.tools
 
 
 def constant_texts(traces: Sequence[Trace], renderer: Qwen3Renderer) -> list[str]:
-    """The texts between special tokens that all first prompts share, and what the varying ones begin with."""
+    """The texts between special tokens that all first prompts share, and what the varying ones begin with; and those
+    that all first prompts of a sub-agent share."""
     chunks: Counter[str] = Counter()
     seen: set[str] = set()
+    told: dict[str, set[str]] = {}
     for trace in traces:
-        opening = []
-        for node in trace.nodes:
-            if node.sampled:
-                break
-            opening.append(renderer.decode(node.token_ids))
-        found = set(_SPLIT.split("".join(opening)))
+        for fork in trace.forks:
+            if fork.kind == "agent":
+                found = _opening(trace, fork.root, renderer)
+                told[fork.name] = told.get(fork.name, found) & found
+        found = _opening(trace, 0, renderer)
         chunks.update(found)
         seen |= found
     shared = sorted(text for text, count in chunks.items() if count == len(traces))
@@ -105,7 +108,22 @@ def constant_texts(traces: Sequence[Trace], renderer: Qwen3Renderer) -> list[str
     first, last = min(others, default=""), max(others, default="")
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     prefix = re.sub(r"\w+$", "", first[:same])  # not half a word
-    return [text for text in (*shared, prefix) if len(text) >= _SHORTEST and text.isascii()]
+    theirs = sorted({text for one in told.values() for text in one} - set(shared))
+    return [text for text in (*shared, prefix, *theirs) if len(text) >= _SHORTEST and text.isascii()]
+
+
+def _opening(trace: Trace, root: int, renderer: Qwen3Renderer) -> set[str]:
+    """The texts between special tokens of the first prompt of a conversation that begins at `root`."""
+    texts, parent = [], trace.nodes[root].parent
+    for at in range(root, len(trace.nodes)):
+        node = trace.nodes[at]
+        if node.parent != parent:  # another conversation's, held at the same time
+            continue
+        if node.sampled:
+            break
+        texts.append(renderer.decode(node.token_ids))
+        parent = at
+    return set(_SPLIT.split("".join(texts)))
 
 
 def call_openings(tools: Iterable[ToolSpec]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from askesis.agents import OrchestratorAgent, SoloAgent, agent_for
 from askesis.rollout import (
     EpisodeOptions,
     EpisodeSpec,
@@ -22,6 +23,7 @@ from askesis.rollout import (
     token_free,
 )
 from askesis.types import (
+    Agent,
     Completion,
     Env,
     Message,
@@ -44,7 +46,7 @@ class Player(Protocol):
     """Who speaks."""
 
     async def begin(self, session: Session) -> None:
-        """The episode is set up."""
+        """The episode is set up, or a sub-agent's part of it: until that has ended, the player plays this part."""
         ...
 
     async def act(self) -> Message:
@@ -68,7 +70,7 @@ async def play_episode(
         speakers=_PlayerSpeakers(player, renderer),
         renderer=renderer,
         env=env,
-        agent=_Seat(name, player),
+        agent=_Seat(name, player, agent_for(env)),
         options=EpisodeOptions(engine_s=_LONG_S),
     )
     spec = EpisodeSpec(task=token_free(task), thinking=Thinking(enabled=False), group="", seed=seed)
@@ -80,12 +82,16 @@ async def play_episode(
 
 @dataclass(frozen=True, slots=True)
 class _Seat:
-    """The harness: as `solo`, and the player hears of everything."""
+    """The harness: as `solo`, and the player hears of everything. Sub-agents are played by the same player, one after
+    the other, where the harness that stands for this one has any."""
 
     name: str
     player: Player
+    harness: Agent
 
     async def run(self, session: Session) -> None:
+        if isinstance(self.harness, OrchestratorAgent):
+            self.harness.equip(session, worker=_Seat(self.name, self.player, SoloAgent()))
         session.add(user(session.task.prompt))
         await self.player.begin(session)
         while not session.ended:

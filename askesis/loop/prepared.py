@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from askesis.agents import load_agent
+from askesis.agents import agent_for, load_agent
 from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
 from askesis.inference import EmbeddedEngine
@@ -79,11 +79,13 @@ async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared
     """
     threads = recipe.run.threads or physical_cores()
     torch.set_num_threads(threads)
-    agent = load_agent(recipe.agent.name, **recipe.agent.options)
+    if recipe.agent.name:
+        load_agent(recipe.agent.name, **recipe.agent.options)  # what is wrong with it is said before anything is loaded
     fresh = recipe.model.init is not None and checkpoint is None
     folder = None if fresh else checkpoint or checkpoints.resolve(recipe.model.checkpoint)
     env = load_env(recipe.env.name, **recipe.env.options)
     try:
+        agent = agent_for(env, recipe.agent.name, **recipe.agent.options)
         if recipe.demonstrations is not None:
             demonstrate(recipe, env)
         if folder is None:

@@ -112,8 +112,8 @@ class EnvSettings(Section):
 class AgentSettings(Section):
     """The harness."""
 
-    name: str = "solo@1"
-    """Name and version."""
+    name: str = ""
+    """Name and version; unset: what the environment wants, which is `solo@1` unless it says otherwise."""
     options: dict[str, Any] = {}
     """Arguments of the agent."""
 

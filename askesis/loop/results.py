@@ -41,15 +41,17 @@ class Row:
 class Evaluation:
     """Success on held-out tasks.
 
-    name: of what was evaluated (`before`, `after`, a policy). tasks: in each row. step: of training, before it.
-    lost: what ended the first episode that the machinery, not the policy, ended. hybrid: how often the model chose the
-    better mode, where it was played without bound and without thinking. efforts: the modes of named efforts.
+    name: of what was evaluated (`before`, `after`, a policy). agent: the harness that played it. tasks: in each row.
+    step: of training, before it. lost: what ended the first episode that the machinery, not the policy, ended. hybrid:
+    how often the model chose the better mode, where it was played without bound and without thinking. efforts: the
+    modes of named efforts.
     """
 
     name: str
     env: str
     tasks: int
     rows: tuple[Row, ...]
+    agent: str = ""
     step: int = 0
     seconds: float = 0.0
     lost: str = ""

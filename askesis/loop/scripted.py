@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from askesis.agents import load_agent
+from askesis.agents import agent_for
 from askesis.envs.policies import NullPolicy, RandomPolicy
 from askesis.loop.evaluation import Exam, Examiner, demand_played
 from askesis.loop.recipe import EvalSettings
 from askesis.loop.results import Evaluation
-from askesis.loop.stream import tasks_of
+from askesis.loop.stream import derived_seed, tasks_of
 from askesis.rollout import Costs, EpisodeSpec, PolicySpeakers, TraceSink, plain_renderer, token_free
 from askesis.types import (
     Agent,
     ConfigError,
     Env,
+    Message,
     Policy,
     Reward,
+    Specialist,
     Split,
     State,
     Task,
@@ -33,6 +36,7 @@ Actor = Callable[[EpisodeSpec, Sequence[ToolSpec]], Policy]
 """Makes the policy of one episode, given what the agent can call in it."""
 
 _SEED = EvalSettings().seed
+_ANYBODY = "*"
 
 
 def actor(env: Env, name: str) -> Actor:
@@ -68,22 +72,26 @@ async def play_policy(
 ) -> Evaluation:
     """Success of a scripted policy with its 95% interval, in `.rows[0].summary`. The environment stays open.
 
-    policy: as in `actor`, or a function. tasks: how many of `split`, or which. thinking: none unless given. store:
-    gets the traces. Bounds of tokens do not hold: what a policy writes has no tokens of its own. Raises `ConfigError`,
-    and `EnvError` where no episode comes to an end that says something about the policy.
+    policy: as in `actor`, or a function. tasks: how many of `split`, or which. thinking: none unless given. agent: the
+    harness; None for the one that the environment wants. store: gets the traces. Bounds of tokens do not hold: what a
+    policy writes has no tokens of its own. Raises `ConfigError`, and `EnvError` where no episode comes to an end that
+    says something about the policy.
     """
     made = actor(env, policy) if isinstance(policy, str) else policy
     chosen = tasks_of(env, split, seed=seed, limit=tasks) if isinstance(tasks, int) else tasks
-    told = _Telling(env, {})
+    agent = agent or agent_for(env)
+    told = _Telling(env, agent, {})
     examiner = Examiner(
         renderer=plain_renderer(),
         env=told,
-        agent=agent or load_agent(),
+        agent=agent,
         costs=Costs(),
         concurrency=concurrency,
         store=store,
     )
-    speakers = PolicySpeakers(policy=lambda spec: made(spec, told.specs[spec.task.id]), renderer=plain_renderer())
+    speakers = PolicySpeakers(
+        policy=lambda spec: _Told(made, spec, told.specs[spec.task.id]), renderer=plain_renderer()
+    )
     exam = Exam(
         tasks=[token_free(task) for task in chosen],
         modes=(thinking or Thinking(enabled=False),),
@@ -95,12 +103,36 @@ async def play_policy(
     return evaluation
 
 
+class _Told(Policy):
+    """A policy that knows what it can call, as a sub-agent too."""
+
+    def __init__(self, made: Actor, spec: EpisodeSpec, offered: Mapping[str, Sequence[ToolSpec]], at: str = "") -> None:
+        self._made, self._spec, self._offered = made, spec, offered
+        self._policy = made(spec, offered[at])
+        self._spawned = itertools.count(1)
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        """What it says."""
+        return self._policy.act(messages, thinking)
+
+    def sub_agent(self, name: str, specialist: str) -> Policy:
+        """As it says itself, else a fresh one, drawn anew."""
+        make = getattr(self._policy, "sub_agent", None)
+        if make is not None:
+            made: Policy = make(name, specialist)
+            return made
+        spec = replace(self._spec, seed=derived_seed(self._spec.seed, "sub-agent", next(self._spawned)))
+        return _Told(self._made, spec, self._offered, specialist or _ANYBODY)
+
+
 @dataclass(frozen=True, slots=True)
 class _Telling:
-    """The environment, and what it last offered in an episode of each task: a policy is made right after that."""
+    """The environment, and what was last offered in an episode of each task, to its own agent (under "") and to each
+    specialist (a sub-agent that none foresees: under `_ANYBODY`): a policy is made right after that."""
 
     env: Env
-    specs: dict[str, Sequence[ToolSpec]]
+    agent: Agent
+    specs: dict[str, Mapping[str, Sequence[ToolSpec]]]
 
     @property
     def name(self) -> str:
@@ -114,8 +146,18 @@ class _Telling:
 
     def tools(self, task: Task, state: State) -> Sequence[Tool]:
         tools = self.env.tools(task, state)
-        self.specs[task.id] = [tool.spec for tool in tools]
+        specs = {tool.spec.name: tool.spec for tool in tools}
+        foreseen = self.specialists(task, state)
+        theirs = {name for one in foreseen for name in one.tools}
+        offers: Any = getattr(self.agent, "offers", None)
+        own = [spec for name, spec in specs.items() if name not in theirs]
+        found = {"": [*own, *(() if offers is None else offers(foreseen))], _ANYBODY: own}
+        self.specs[task.id] = found | {one.name: [specs[name] for name in one.tools] for one in foreseen}
         return tools
+
+    def specialists(self, task: Task, state: State) -> Sequence[Specialist]:
+        foresees: Any = getattr(self.env, "specialists", None)
+        return () if foresees is None else foresees(task, state)
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         return await self.env.verify(trace, state)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from askesis.agents import OrchestratorAgent, agent_for
 from askesis.loop.playing import play_episode
 from askesis.rollout import EpisodeSession
 from askesis.tools.mcp_server import mcp_server, serve_http, serve_stdio
@@ -73,9 +74,15 @@ async def serve_episode(
     """Serve the tools of one episode over stdio, or at `http` (HOST:PORT), until the episode and the client are done.
 
     key: what HTTP clients must send as a bearer token. note: lines for the operator. on_end: is given the trace as soon
-    as the episode has ended; over stdio the client may then still be there. Raises `ConfigError` for no HOST:PORT.
+    as the episode has ended; over stdio the client may then still be there. Raises `ConfigError` for no HOST:PORT, and
+    where the task is one for several agents.
     """
     host, port = _address(http) if http is not None else ("", 0)
+    if isinstance(agent_for(env), OrchestratorAgent):
+        raise ConfigError(
+            f"environment {env.name!r} wants sub-agents, and a client has one list of tools for all of an episode; "
+            "play it with `askesis envs play`, or evaluate a checkpoint"
+        )
     player, stop = ClientPlayer(), asyncio.Event()
 
     async def played() -> Trace:

@@ -536,7 +536,8 @@ class State(Protocol):
 class Env(Protocol):
     """A task environment. One object serves many episodes at once; each episode has its own state.
 
-    Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`.
+    Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`; where they want
+    another harness than `solo`, `harness`, its name.
     """
 
     @property
@@ -575,7 +576,11 @@ class Policy(Protocol):
 
 
 class Agent(Protocol):
-    """A harness: how a policy meets a task. `name` carries its version (`solo@1`)."""
+    """A harness: how a policy meets a task. `name` carries its version (`solo@1`).
+
+    One that offers tools beside the environment's also has `offers(specialists) -> Sequence[ToolSpec]`: which ones, to
+    an agent whose task foresees these sub-agents.
+    """
 
     @property
     def name(self) -> str: ...

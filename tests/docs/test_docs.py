@@ -10,9 +10,10 @@ import pytest
 from toy_env import TOY
 
 import askesis
+from askesis.agents import load_agent
 from askesis.cli import main
 from askesis.envs import load_env, registry
-from askesis.loop import RunFolder, checkpoints, load_recipe, reading, reference, to_toml
+from askesis.loop import RunFolder, checkpoints, load_recipe, play_policy, reading, reference, to_toml
 from askesis.rollout import TraceStore
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -67,6 +68,20 @@ def test_recipes_on_pages_about_options_are_recipes(page):
         recipe["env"] |= given["env"]
         settings = load_recipe(recipe)
         assert load_env(settings.env.name, **settings.env.options).name == "repair"
+
+
+async def test_the_page_of_harnesses_runs_as_it_stands():
+    blocks = BLOCK.findall((DOCS / "agents.md").read_text())
+    (recipe,) = [tomllib.loads(text) for language, text in blocks if language == "toml"]
+    agent = load_recipe({"run": {"steps": 1}, "env": {"name": "repair"}} | recipe).agent
+    assert load_agent(agent.name, **agent.options).name.startswith("compact@1+")
+    names = {}
+    for code in (text for language, text in blocks if language == "python"):
+        exec(compile(code, "docs/agents.md", "exec"), names)
+    assert [one.name for one in names["Mine"]().specialists(None, None)] == ["reader"]
+    env = load_env("team")
+    evaluation = await play_policy(env, "null", tasks=2, agent=names["Reviewer"]())
+    assert evaluation.agent == "reviewer@1" and evaluation.rows[0].summary.turns == 2
 
 
 def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch, capsys):

@@ -88,7 +88,7 @@ BEFORE = evaluation(
 
 
 def test_the_table_has_what_was_measured():
-    table = effort_table(BEFORE, agent="solo@1")
+    table = effort_table(BEFORE)
     assert [(p.enabled, p.budget, p.success, p.thinking_tokens) for p in table.points] == [
         (False, None, 0.4, 0.0),
         (True, 8, 0.45, 20.0),
