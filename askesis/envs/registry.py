@@ -16,6 +16,7 @@ BUILT_IN = {
     "repair": "askesis.envs.repair:Repair",
     "research": "askesis.envs.research:Research",
     "reasoning": "askesis.envs.reasoning:Reasoning",
+    "team": "askesis.envs.team:Team",
     "terminal": "askesis.envs.terminal:TerminalTasks",
 }
 

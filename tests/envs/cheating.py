@@ -80,7 +80,7 @@ class NotApplicable:
 
 
 class Scripted:
-    """A policy that says what a play says."""
+    """A policy that says what a play says; where there are sub-agents, each says what is next."""
 
     def __init__(self, play: Play, task: Task) -> None:
         self._steps, self._begun = iter(play(task)), False

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from cheating import CLASSES, Cheat, NotApplicable, Scripted
 
-from askesis.agents import load_agent
+from askesis.agents import agent_for
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.envs.registry import BUILT_IN
@@ -85,7 +85,7 @@ class Ground:
     async def play(self, env, task, policy):
         """A whole episode."""
         speakers = PolicySpeakers(lambda spec: policy, self.renderer)
-        stage = Stage(speakers=speakers, renderer=self.renderer, env=env, agent=load_agent("solo"))
+        stage = Stage(speakers=speakers, renderer=self.renderer, env=env, agent=agent_for(env))
         return await run_episode(EpisodeSpec(task=task, thinking=Thinking(enabled=False), group="g", seed=0), stage)
 
     async def once(self, env, task, what, policy):
