@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from askesis import __version__
+from askesis.cli.auditing import audit
 from askesis.cli.chatting import chat
 from askesis.cli.environments import envs
 from askesis.cli.serving import serve
@@ -190,6 +191,7 @@ def evaluate(
         print(f"picture: {picture}", file=sys.stderr)
 
 
+app.command()(audit)
 app.command()(serve)
 app.command()(chat)
 

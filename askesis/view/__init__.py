@@ -1,5 +1,6 @@
 """Draws what it is given: charts, episodes, the report of a run. One self-contained HTML file a page."""
 
+from askesis.view.audit import AuditPage, Probed, render_audit
 from askesis.view.charts import Chart, Mark, Series, draw
 from askesis.view.episode import Episode, Story
 from askesis.view.figures import Kind, mode_name, points, written
@@ -8,12 +9,14 @@ from askesis.view.report import Figure, Notice, Report, Results, Row, Score, Sec
 from askesis.view.summary import SummaryPage, Table, render_summary
 
 __all__ = [
+    "AuditPage",
     "Chart",
     "Episode",
     "Figure",
     "Kind",
     "Mark",
     "Notice",
+    "Probed",
     "Report",
     "Results",
     "Row",
@@ -26,6 +29,7 @@ __all__ = [
     "draw",
     "mode_name",
     "points",
+    "render_audit",
     "render_page",
     "render_report",
     "render_summary",
