@@ -3,10 +3,11 @@
 from askesis.audit.auditing import audit, chosen_probes
 from askesis.audit.ground import Ground
 from askesis.audit.hashes import code_hash, tasks_hash
-from askesis.audit.probe import Inconclusive, Probe, Sighting, Skipped, Tally, known_probes
+from askesis.audit.probe import SEVERITIES, Inconclusive, Probe, Sighting, Skipped, Tally, known_probes
 from askesis.audit.report import Audit, Line, read_suppressions, severity_of
 
 __all__ = [
+    "SEVERITIES",
     "Audit",
     "Ground",
     "Inconclusive",

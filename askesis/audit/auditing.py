@@ -10,7 +10,7 @@ from typing import Any
 from askesis.audit.probe import Probe, known_probes
 from askesis.audit.report import Audit, Line, command_of, line_of, suppressed
 from askesis.audit.supervisor import Answer, Supervisor
-from askesis.types import ConfigError, nearest
+from askesis.types import ConfigError, Split, nearest
 
 TASKS = 12
 SECONDS = 60.0
@@ -32,6 +32,7 @@ async def audit(
     names: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     tasks: int = TASKS,
+    split: Split = "heldout",
     seed: int = 0,
     seconds: float = SECONDS,
     jobs: int = 2,
@@ -40,19 +41,19 @@ async def audit(
 ) -> Audit:
     """Audit the environment `name`, as `envs.load_env` knows it, in processes of its own.
 
-    names, leave_out: of probes. tasks: how many each probe plays. seconds: for all of it. jobs: processes at a time.
-    reasons: of suppressed findings, by probe. on_line: called as each probe is done. Raises `ConfigError` where there
-    is no such environment, probe or option.
+    names, leave_out: of probes. tasks: how many each probe plays; split: of which. seconds: for all of it. jobs:
+    processes at a time. reasons: of suppressed findings, by probe. on_line: called as each probe is done. Raises
+    `ConfigError` where there is no such environment, probe or option.
     """
     options, picked, begun = dict(options or {}), chosen_probes(names, leave_out), time.monotonic()
     known = known_probes()
 
     def line(answer: Answer) -> Line:
         probe = known[str(answer["probe"])]
-        command = command_of(name, options, seed=seed, tasks=tasks, probe=probe.name)
+        command = command_of(name, options, seed=seed, tasks=tasks, split=split, probe=probe.name)
         return suppressed([line_of(probe, answer, command)], reasons or {})[0]
 
-    told = {"env": name, "options": options, "seed": seed, "tasks": tasks}
+    told = {"env": name, "options": options, "seed": seed, "tasks": tasks, "split": split}
     supervisor = Supervisor(told=told, jobs=jobs, on_answer=lambda answer: on_line(line(answer)))
     answers = await supervisor.run(picked, seconds)
     return Audit(
@@ -64,6 +65,7 @@ async def audit(
         origin=str(supervisor.facts.get("origin", "")),
         seed=seed,
         count=tasks,
+        split=split,
         seconds=round(time.monotonic() - begun, 2),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         lines=tuple(line(answers[probe.name]) for probe in picked),

@@ -51,13 +51,14 @@ class Recited(Policy):
 class Ground:
     """One environment under audit.
 
-    tasks: those that episodes are played on, held-out ones where there are any. seed: of all that is drawn. deadline:
-    of the probe at hand, by `time.monotonic`.
+    first: the split that episodes are played on; where it has no tasks, the other. count: how many tasks. seed: of all
+    that is drawn. deadline: of the probe at hand, by `time.monotonic`.
     """
 
     env: Env
     seed: int = 0
     count: int = 12
+    first: Split = "heldout"
     deadline: float = float("inf")
     specs: dict[str, Sequence[ToolSpec]] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Ground:
     @property
     def tasks(self) -> Sequence[Task]:
         """Those that episodes are played on."""
-        found = self.split("heldout") or self.split("train")
+        found = self.split(self.first) or self.split("train" if self.first == "heldout" else "heldout")
         if not found:
             raise Inconclusive("the environment has no tasks")
         return found

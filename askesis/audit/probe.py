@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -34,7 +34,7 @@ class Sighting:
     """What a probe saw: `hits` of `n` trials showed the flaw. evidence: of the first hit, for a person to check.
 
     severity: where this one is graver or lighter than the probe's usual. note: a figure or a remark that is worth
-    reading also where nothing was found. task: the id of the task with the first hit.
+    reading also where nothing was found. tasks: ids of those with a hit, the first hit's first.
     """
 
     hits: int
@@ -42,7 +42,7 @@ class Sighting:
     evidence: str = ""
     severity: Severity | None = None
     note: str = ""
-    task: str = ""
+    tasks: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -92,18 +92,22 @@ class Tally:
     hits: int = 0
     n: int = 0
     evidence: str = ""
-    task: str = ""
+    tasks: dict[str, None] = field(default_factory=dict)
 
     def add(self, hit: bool, evidence: str = "", *, task: str = "") -> None:
         """One more trial."""
         self.n += 1
         if hit:
             if not self.hits:
-                self.evidence, self.task = evidence, task
+                self.evidence = evidence
+            if task:
+                self.tasks[task] = None
             self.hits += 1
 
     def sighting(self, *, note: str = "", severity: Severity | None = None, least: int = 1) -> Sighting:
         """What came of it. Raises `Inconclusive` where fewer than `least` trials were made."""
         if self.n < least:
             raise Inconclusive(f"{self.n} trials; {least} are needed to tell")
-        return Sighting(hits=self.hits, n=self.n, evidence=self.evidence, task=self.task, note=note, severity=severity)
+        return Sighting(
+            hits=self.hits, n=self.n, evidence=self.evidence, tasks=tuple(self.tasks), note=note, severity=severity
+        )

@@ -20,7 +20,9 @@ _SARIF = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What came of one probe. rate of n trials showed the flaw; interval at 95%. reason: why it is suppressed.
+    """What came of one probe. rate of n trials showed the flaw; interval at 95%. tasks: ids of those with a hit.
+
+    reason: why it is suppressed.
 
     severity: of a finding; of anything else it says nothing.
     """
@@ -38,6 +40,7 @@ class Line:
     note: str
     repro: str
     seconds: float
+    tasks: tuple[str, ...] = ()
     reason: str = ""
 
     @property
@@ -67,6 +70,7 @@ class Audit:
     origin: str
     seed: int
     count: int
+    split: str
     seconds: float
     date: str
     lines: tuple[Line, ...]
@@ -108,7 +112,7 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Plain values; `schema` says which."""
         values: dict[str, Any] = {"schema": SCHEMA, "verdict": self.verdict}
-        values |= {key: getattr(self, key) for key in ("name", "env", "seed", "count", "seconds", "date")}
+        values |= {key: getattr(self, key) for key in ("name", "env", "seed", "count", "split", "seconds", "date")}
         values |= {"options": dict(self.options), "origin": self.origin}
         values |= {"hash": {"code": self.code, "tasks": self.tasks}}
         values["findings"] = {severity: self.count_of(severity) for severity in reversed(SEVERITIES)}
@@ -120,8 +124,14 @@ class Audit:
         """From `to_json`'s values. Raises `ConfigError` for others."""
         if values.get("schema") != SCHEMA:
             raise ConfigError(f"this is no audit: schema {values.get('schema')!r}, expected {SCHEMA!r}")
-        lines = tuple(Line(**{**line, "interval": tuple(line["interval"])}) for line in values["probes"])
-        same = {key: values[key] for key in ("name", "env", "origin", "seed", "count", "seconds", "date", "options")}
+        lines = tuple(
+            Line(**{**line, "interval": tuple(line["interval"]), "tasks": tuple(line["tasks"])})
+            for line in values["probes"]
+        )
+        same = {
+            key: values[key]
+            for key in ("name", "env", "origin", "seed", "count", "split", "seconds", "date", "options")
+        }
         return cls(**same, code=values["hash"]["code"], tasks=values["hash"]["tasks"], lines=lines)
 
     @classmethod
@@ -183,15 +193,19 @@ def line_of(probe: Probe, answer: Mapping[str, Any], command: str) -> Line:
         note=answer.get("note", ""),
         repro=command,
         seconds=float(answer.get("seconds", 0.0)),
+        tasks=tuple(answer.get("tasks", ())),
     )
 
 
-def command_of(name: str, options: Mapping[str, Any], *, seed: int, tasks: int, probe: str = "") -> str:
+def command_of(
+    name: str, options: Mapping[str, Any], *, seed: int, tasks: int, split: str = "heldout", probe: str = ""
+) -> str:
     """The command that makes an audit again, or one probe of it."""
     words = ["askesis", "audit", name]
     for key, value in options.items():
         words += ["--option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--seed", str(seed), "--tasks", str(tasks)]
+    words += [] if split == "heldout" else ["--split", split]
     return shlex.join([*words, "--probe", probe] if probe else words)
 
 

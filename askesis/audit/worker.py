@@ -38,7 +38,7 @@ async def _probed(probe: Probe, ground: Ground, seconds: float) -> Mapping[str, 
             "severity": seen.severity or probe.severity,
             "evidence": seen.evidence[:_EVIDENCE],
             "note": seen.note[:_EVIDENCE],
-            "task": seen.task,
+            "tasks": seen.tasks,
         }
         if not seen.n:
             answer |= {"verdict": "inconclusive", "note": seen.note or "no trial was made"}
@@ -68,7 +68,7 @@ async def _serve(channel: int, told: Mapping[str, Any]) -> None:
     except AskesisError as error:
         say({"failed": str(error)})
         return
-    ground = Ground(env=env, seed=told["seed"], count=told["tasks"])
+    ground = Ground(env=env, seed=told["seed"], count=told["tasks"], first=told["split"])
     known = known_probes()
     try:
         while line := await asyncio.to_thread(sys.stdin.readline):

@@ -7,7 +7,7 @@ import json
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.text import Text
@@ -34,6 +34,7 @@ def audit(
     names: Annotated[list[str], typer.Option("--probe", help="Only this probe; repeatable.")] = [],  # noqa: B006
     leave_out: Annotated[list[str], typer.Option("--skip", help="Not this probe; repeatable.")] = [],  # noqa: B006
     tasks: Annotated[int, typer.Option(min=2, help="How many tasks each probe plays.")] = 12,
+    split: Annotated[str, typer.Option(metavar="heldout|train", help="Of which split.")] = "heldout",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     seconds: Annotated[float, typer.Option(min=5.0, help="For all of it.")] = 60.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
@@ -65,6 +66,8 @@ def audit(
         return
     if not env:
         raise ConfigError("audit what? Give an environment, as in `askesis audit repair`, or --list")
+    if split not in ("train", "heldout"):
+        raise ConfigError(f"--split {split!r}: expected heldout or train")
     if fail_on != "never":
         room.severity_of(fail_on)
     reasons = {} if suppress is None else room.read_suppressions(suppress, room.known_probes())
@@ -75,6 +78,7 @@ def audit(
             names=names,
             leave_out=leave_out,
             tasks=tasks,
+            split=cast(Literal["train", "heldout"], split),
             seed=seed,
             seconds=seconds,
             jobs=jobs,
@@ -122,6 +126,8 @@ def _print_probes(console: Console, as_json: bool) -> None:
 
 def print_audit(console: Console, found: Audit) -> None:
     """A line for each probe by axis, the findings with their evidence, and the verdict."""
+    from askesis.audit import SEVERITIES
+
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     axis = ""
@@ -136,7 +142,7 @@ def print_audit(console: Console, found: Audit) -> None:
         for part in line.evidence.splitlines() or [""]:
             console.print(Text(textwrap.fill(part, _WIDTH, initial_indent="  ", subsequent_indent="  ")))
         console.print(Text(f"  again: {line.repro}", style="dim"), soft_wrap=True)
-    counts = {severity: found.count_of(severity) for severity in ("high", "medium", "low", "info")}  # type: ignore[arg-type]
+    counts = {severity: found.count_of(severity) for severity in reversed(SEVERITIES)}
     told = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "no findings"
     unsure = sum(line.verdict == "inconclusive" for line in found.lines)
     shown = Text.assemble(
@@ -148,20 +154,21 @@ def print_audit(console: Console, found: Audit) -> None:
 
 
 def _row(line: Line) -> Text:
-    low, high = (100 * bound for bound in line.interval)
     if line.verdict == "found":
-        tone, told = (
-            _TONES[line.severity],
-            f"{line.severity}: {100 * line.rate:.0f}% [{low:.0f}, {high:.0f}] of {line.n}",
-        )
+        tone, told = _TONES[line.severity], f"{line.severity}: {_rate(line)}"
     elif line.verdict == "clean":
-        tone, told = "green", f"clean: 0 of {line.n} [0, {high:.0f}%]"
+        tone, told = "green", f"clean: {_rate(line)}"
     elif line.verdict == "suppressed":
         tone, told = "dim", f"suppressed ({line.severity}, {100 * line.rate:.0f}% of {line.n}): {line.reason}"
     else:
         tone, told = "dim", f"{line.verdict}: {line.note}"
     note = f"  {line.note}" if line.note and line.verdict in ("found", "clean") else ""
     return Text.assemble(f"  {line.probe:<20}", (told, tone), (note, "dim"))
+
+
+def _rate(line: Line) -> str:
+    low, high = (100 * bound for bound in line.interval)
+    return f"{100 * line.rate:.0f}% [{low:.0f}, {high:.0f}] of {line.n}"
 
 
 def _write(found: Audit, folder: Path) -> None:
@@ -207,5 +214,5 @@ def page_of(found: Audit) -> Any:
         )
         for line in found.lines
     ]
-    command = command_of(found.name, found.options, seed=found.seed, tasks=found.count)
+    command = command_of(found.name, found.options, seed=found.seed, tasks=found.count, split=found.split)
     return AuditPage(title=found.name, verdict=found.verdict, facts=facts, rows=rows, command=command)

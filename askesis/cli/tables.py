@@ -166,6 +166,7 @@ def print_plan(recipe: Recipe, plan: Plan) -> None:
         "model": f"{plan.model}, {plan.parameters:,} parameters",
         "messages": f"as {plan.renderer} writes them",
         "environment": f"{plan.env}, played by {plan.agent}",
+        "audit": plan.audit.removeprefix("audit: "),
         "tools": ", ".join(tool.name for tool in plan.tools) or "none",
         "prompts": f"longest {plan.longest_prompt} tokens (of {plan.prompts} looked at)",
         "episode": f"up to {plan.max_turns} turns of {plan.max_turn_tokens} tokens, {plan.context_length} in all",

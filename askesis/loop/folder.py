@@ -2,6 +2,7 @@
 
 runs/<id>/recipe.toml      the recipe, defaults filled in
 runs/<id>/status.json      running, finished, interrupted or failed; step, score; the process
+runs/<id>/audit.json       what the environment's audit says, and what was made of that
 runs/<id>/traces.db        traces and ledger (`rollout.TraceStore`)
 runs/<id>/checkpoints/     step-N, each a Hugging Face folder with the trainer's state in it
 runs/<id>/tensorboard/     scalars
@@ -54,6 +55,11 @@ class RunFolder:
     def recipe(self) -> Path:
         """The resolved recipe."""
         return self.path / "recipe.toml"
+
+    @property
+    def audit(self) -> Path:
+        """What was decided at the audit's gate."""
+        return self.path / "audit.json"
 
     @property
     def traces(self) -> Path:

@@ -54,7 +54,8 @@ class Memory:
 class Plan:
     """A resolved run.
 
-    renderer: the family that writes its messages. longest_prompt: tokens, over `prompts` first prompts;
+    audit: what is made of the environment's audit. renderer: the family that writes its messages. longest_prompt:
+    tokens, over `prompts` first prompts;
     longest_episode: what limits allow then.
     """
 
@@ -74,6 +75,7 @@ class Plan:
     threads: int
     memory: Memory
     warnings: Sequence[str]
+    audit: str = ""
 
 
 async def survey(recipe: Recipe, env: Env, agent: Agent, renderer: Renderer) -> tuple[list[TokenIds], ToolWatch]:

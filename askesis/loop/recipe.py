@@ -257,6 +257,21 @@ class CheckpointSettings(Section):
     """How many of the newest to keep."""
 
 
+class AuditSettings(Section):
+    """What the verdict on the environment (`askesis audit`) does to the run."""
+
+    file: str = ""
+    """An `audit.json` of this environment with these options; empty: none."""
+    missing: Literal["go_on", "refuse", "run"] = "go_on"
+    """Without one, or with one of other code: go on and say so, refuse, or make one before anything is trained."""
+    refuse: Literal["never", "low", "medium", "high"] = "high"
+    """Refuse to train where there is a finding as grave as this; `never` goes on with the risk written into the run."""
+    weight: Share = 1.0
+    """Weight in the loss of the tasks that findings of medium or high severity name; 0 leaves them out."""
+    seconds: Rate = 60.0
+    """For an audit that is made before training."""
+
+
 class LogSettings(Section):
     """What is written along the way."""
 
@@ -331,6 +346,8 @@ class Recipe(Section):
     """Held-out tasks."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """What survives."""
+    audit: AuditSettings = AuditSettings()
+    """What the verdict on the environment does to the run."""
     log: LogSettings = LogSettings()
     """What is written along the way."""
 

@@ -15,6 +15,7 @@ from askesis import __version__, view
 from askesis.loop.alarms import GAP
 from askesis.loop.display import duration
 from askesis.loop.folder import RunFolder, write_whole
+from askesis.loop.gate import Gate
 from askesis.loop.reading import toml_value
 from askesis.loop.results import Alarm, Evaluation, Row, RunResult, StepRecord
 from askesis.models import count_parameters
@@ -56,7 +57,7 @@ def report_of(result: RunResult, prepared: Prepared, folder: RunFolder, store: T
         title=result.id,
         kind="Reinforcement learning" if recipe.run.kind == "rl" else "Supervised learning",
         state=result.state,
-        facts=_facts(result, prepared),
+        facts=_facts(result, prepared, Gate.read(folder.audit)),
         notices=[_notice(alarm) for alarm in result.alarms],
         results=_results(result.evaluations, tones) if result.evaluations else None,
         sections=_sections(result, recipe, tones),
@@ -83,7 +84,7 @@ def _tones(result: RunResult) -> dict[str, str]:
 # -- what was done -------------------------------------------------------------------------------------------------
 
 
-def _facts(result: RunResult, prepared: Prepared) -> list[tuple[str, str]]:
+def _facts(result: RunResult, prepared: Prepared, gate: Gate | None) -> list[tuple[str, str]]:
     recipe, history = prepared.recipe, result.history
     init = recipe.model.init
     model = recipe.model.checkpoint if init is None else f"new, {init.num_hidden_layers} layers of {init.hidden_size}"
@@ -96,6 +97,7 @@ def _facts(result: RunResult, prepared: Prepared) -> list[tuple[str, str]]:
         ("parameters", f"{count_parameters(prepared.config).total:,}"),
         ("environment", f"{prepared.env.name} ({options})" if options else prepared.env.name),
         ("agent", prepared.agent.name),
+        ("audit", _audited(gate)),
         ("steps", f"{result.steps:,}"),
         ("training time", duration(result.seconds)),
         ("in all", duration(result.wall_s)),
@@ -103,6 +105,13 @@ def _facts(result: RunResult, prepared: Prepared) -> list[tuple[str, str]]:
         (shown, f"{episodes:,}"),
     ]
     return [*facts, ("tokens sampled", f"{tokens:,}")] if tokens else facts
+
+
+def _audited(gate: Gate | None) -> str:
+    if gate is None or gate.audit is None:
+        return "none"
+    found = len(gate.audit.findings)
+    return f"{gate.audit.verdict} ({found} finding{'s' * (found != 1)}, {gate.decision})" if found else "clean"
 
 
 def _notice(alarm: Alarm) -> view.Notice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from askesis.loop.alarms import GAP_BAND, ROUNDED_BAND, Alarms
 from askesis.loop.checkpoints import PACKAGED, Position, load_trainer, prune, read_position, written
 from askesis.loop.display import Display, duration
 from askesis.loop.folder import RunFolder, find_run, write_whole
+from askesis.loop.gate import Gate, open_gate
 from askesis.loop.learner import Learner
 from askesis.loop.plan import Plan, make_plan
 from askesis.loop.prepared import Prepared, close_env, prepare, run_async
@@ -66,7 +68,8 @@ def dry_run(
     async def resolve() -> Plan:
         prepared = await prepare(settings)
         try:
-            return await _plan(prepared, Learner(prepared))
+            plan = await _plan(prepared, Learner(prepared))
+            return replace(plan, audit=(await open_gate(settings, prepared.env, dry=True)).said)
         finally:
             await close_env(prepared.env)
 
@@ -109,12 +112,14 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
     try:
         learner = Learner(prepared)
         plan = await _plan(prepared, learner)
+        gate = (Gate.read(folder.audit) if folder is not None else None) or await open_gate(recipe, prepared.env)
         if folder is None:
             folder = RunFolder.create(Path(recipe.run.out), recipe.run.name)
             recipe = _pinned(recipe, prepared.source)
         display.log_to(folder.log)
         display.every = recipe.log.every
         write_whole(folder.recipe, to_toml(to_mapping(recipe), comment=_about(plan)))
+        write_whole(folder.audit, json.dumps(gate.to_json(), indent=2) + "\n")
         with TraceStore(folder.traces) as store:
             position = _START if found is None else read_position(found)
             if found is not None:
@@ -132,11 +137,12 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
                 store=store,
                 display=display,
                 position=position,
+                gate=gate,
                 history=history,
                 alarms=Alarms(history, band=ROUNDED_BAND if rounded else GAP_BAND),
                 evaluations=_evaluations(folder, position.step),
             )
-            for line in _opening(recipe, plan, folder, position if resumed else None):
+            for line in [*_opening(recipe, plan, folder, position if resumed else None), gate.said]:
                 display.say(line)
             return await _finish(training, begun, resumed=resumed)
     finally:

@@ -29,14 +29,14 @@ def why_dropped(group: Group) -> str | None:
     return "no_variance" if max(rewards) - min(rewards) < _ALIKE else None
 
 
-def group_samples(group: Group, advantages: Advantages) -> list[Sample]:
-    """The samples of one group's learnable traces, a sequence each."""
+def group_samples(group: Group, advantages: Advantages, weight: float = 1.0) -> list[Sample]:
+    """The samples of one group's learnable traces, a sequence each. weight: of the group in the loss."""
     traces = group.learnable
     values = advantages([trace.reward for trace in traces])
     return [
         sample
         for trace, value in zip(traces, values, strict=True)
-        for sample in trace_samples(trace, float(value), group=group.id)
+        for sample in trace_samples(trace, weight * float(value), group=group.id)
     ]
 
 

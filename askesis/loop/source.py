@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,10 @@ class Source:
         return Batch(groups=ordered, samples=samples, trained=trained, dropped=dropped)
 
 
-def rollout_source(recipe: Recipe, roller: Roller, env: Env, advantages: Advantages) -> Source:
-    """Episodes of the model, in groups."""
+def rollout_source(
+    recipe: Recipe, roller: Roller, env: Env, advantages: Advantages, weights: Mapping[str, float]
+) -> Source:
+    """Episodes of the model, in groups. weights: of tasks in the loss, by id; all others have 1."""
     rollout, seed = recipe.rollout, recipe.run.seed
     stream = PromptStream(
         env,
@@ -88,7 +90,8 @@ def rollout_source(recipe: Recipe, roller: Roller, env: Env, advantages: Advanta
     )
 
     def teach(group: Group) -> list[Sample] | str:
-        return why_dropped(group) or group_samples(group, advantages)
+        weight = weights.get(group.task.id, 1.0)
+        return why_dropped(group) or ("audit" if weight == 0 else group_samples(group, advantages, weight))
 
     return Source(
         roller,

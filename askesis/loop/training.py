@@ -25,6 +25,7 @@ from askesis.loop.checkpoints import Position, prune, write_checkpoint
 from askesis.loop.display import Display, duration
 from askesis.loop.evaluation import Exam, Examiner, demand_played, heldout_tasks, lost
 from askesis.loop.folder import RunFolder, write_whole
+from askesis.loop.gate import Gate
 from askesis.loop.learner import Learner
 from askesis.loop.prepared import Prepared
 from askesis.loop.results import Evaluation, StepRecord, plain_values
@@ -80,7 +81,8 @@ class Stop:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A run on its way. position: of the last committed step; history: its steps; evaluations: in order."""
+    """A run on its way. position: of the last committed step; gate: what the audit decided; history: its steps;
+    evaluations: in order."""
 
     prepared: Prepared
     learner: Learner
@@ -88,6 +90,7 @@ class Training:
     store: TraceStore
     display: Display
     position: Position
+    gate: Gate
     history: list[StepRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
@@ -289,7 +292,7 @@ class Training:
         )
         self.stop.watch(roller)
         if shown is None:
-            return rollout_source(recipe, roller, prepared.env, self.learner.advantages)
+            return rollout_source(recipe, roller, prepared.env, self.learner.advantages, self.gate.weights)
         return demonstration_source(recipe, roller, prepared.env)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
