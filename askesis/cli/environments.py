@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from askesis.cli.repairing import make_repair
 from askesis.types import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 envs = typer.Typer(
     help="List environments, check or play one, make a new one.", no_args_is_help=True, rich_markup_mode=None
 )
+envs.command(name="make-repair")(make_repair)
 
 Name = Annotated[
     str, typer.Argument(help="An environment: built-in name, prefix:name (see list), file.py:Class or module:Class.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from askesis.loop.checking import Check, Report
 
 _WIDTH = 80
-_INDENT = 14
+_INDENT = 16
 _HEAD = 24  # columns before what a check says
 _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 

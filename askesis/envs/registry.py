@@ -14,6 +14,7 @@ from askesis.types import AskesisError, ConfigError, Env, nearest
 
 BUILT_IN = {
     "repair": "askesis.envs.repair:Repair",
+    "repair_project": "askesis.envs.repair.project:RepairProject",
     "research": "askesis.envs.research:Research",
     "reasoning": "askesis.envs.reasoning:Reasoning",
     "team": "askesis.envs.team:Team",

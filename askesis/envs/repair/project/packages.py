@@ -1,0 +1,115 @@
+"""The packages that tests need, in a folder of their own that a sandbox can read: pytest and what the project requires.
+
+They are copied from the environment that Askesis runs in. The whole environment is not shown to an agent: the project
+itself may be installed there, and that would be the answer to every task.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from askesis.types import ConfigError, MissingExtra
+
+INSTALL = "pip install 'askesis[repair]'"
+
+
+def site_folder(requires: Sequence[str], *, without: str = "") -> Path:
+    """A folder with pytest and `requires`, and with what they require; made once, under the user's cache.
+
+    requires: as in a package's metadata (`text-unidecode>=1.3`). without: the project's own name. Raises `MissingExtra`
+    where pytest is not installed, `ConfigError` where another one is not, or where no folder can be made.
+    """
+    found = _closure(requires, without)
+    wanted = sorted(f"{name}=={one.version}" for name, one in found.items())
+    digest = hashlib.sha256("\n".join((*wanted, sys.version)).encode()).hexdigest()[:16]
+    place = _cache() / f"site-{digest}"
+    if place.is_dir():
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+            made = Path(scratch) / "site"
+            made.mkdir()
+            for one in found.values():
+                _copy(one, made)
+            compileall.compile_dir(made, quiet=2)
+            for folder, _, files in os.walk(made):
+                Path(folder).chmod(0o755)
+                for name in files:
+                    (Path(folder) / name).chmod(0o644)
+            try:
+                made.rename(place)
+            except OSError:
+                if not place.is_dir():  # else another process was first
+                    raise
+    except OSError as error:
+        raise ConfigError(
+            f"repair_project: the packages for the sandbox could not be copied to {place}: {error}; "
+            "set XDG_CACHE_HOME to a folder that can be written, or give site=FOLDER"
+        ) from error
+    return place
+
+
+def _cache() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "askesis" / "repair_project"
+
+
+def _closure(requires: Sequence[str], without: str) -> dict[str, importlib.metadata.Distribution]:
+    """The distributions by name, those of pytest first."""
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.utils import canonicalize_name
+    except ImportError as error:
+        raise MissingExtra(f"repair_project needs pytest and packaging, which are not installed: {INSTALL}") from error
+
+    todo: list[tuple[str, tuple[str, ...], str]] = [("pytest", (), "")]
+    for text in requires:
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement as error:
+            raise ConfigError(f"repair_project: {text!r} is no requirement: {error}") from error
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+            todo.append((wanted.name, tuple(wanted.extras), text))
+    found: dict[str, importlib.metadata.Distribution] = {}
+    while todo:
+        name, extras, text = todo.pop()
+        key = canonicalize_name(name)
+        if key in found or key == canonicalize_name(without):
+            continue
+        try:
+            found[key] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name == "pytest":
+                raise MissingExtra(
+                    f"repair_project runs tests with pytest, which is not installed: {INSTALL}"
+                ) from None
+            raise ConfigError(
+                f"repair_project: the project's tests need {text}, which is not installed here: "
+                f"pip install '{text}', or give site=FOLDER (pip install --target FOLDER pytest '{text}')"
+            ) from None
+        for line in found[key].requires or ():
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                todo.append((needed.name, tuple(needed.extras), line))
+    return found
+
+
+def _copy(one: importlib.metadata.Distribution, folder: Path) -> None:
+    files = one.files
+    if not files:
+        raise ConfigError(f"repair_project: {one.name} is installed without a list of its files (editable?)")
+    for file in files:
+        if ".." in file.parts or "__pycache__" in file.parts or file.suffix in (".pyc", ".pth"):
+            continue
+        target = folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(str(file.locate()), target)

@@ -1,0 +1,114 @@
+"""The verdict on a submission: the texts of source files, on a fresh copy of the project, in a fresh sandbox.
+
+First the rules (`rules`): the submission is read, and nothing of it runs. Then what the functions in question give on
+plain inputs is compared here, with values that were never in that sandbox: that is out of the submission's reach. Last,
+the project's tests: they assert in the process of the code that they test, so what keeps them honest is the rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from askesis.envs.repair.project import rules
+from askesis.envs.repair.project.mutations import Mutation
+from askesis.envs.repair.project.running import Bench, outcomes
+from askesis.types import RunLimits, SandboxError, VerifierError
+
+RULES = Path(rules.__file__).read_text(encoding="utf-8") + "\n\nmain()\n"
+RULES_LIMITS = RunLimits(wall_s=10.0, cpu_s=10.0, memory=512 * 2**20, processes=2, output=2**16)
+CALLS_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a submission is right; `why` says what is wrong with one that is not."""
+
+    right: bool
+    why: str = ""
+
+
+def mutations_of(data: Mapping[str, Any]) -> list[Mutation]:
+    """The faults of a task."""
+    return [Mutation(**fault) for fault in data["faults"]]
+
+
+def broken_files(bench: Bench, data: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the files with a task's faults in them."""
+    found: dict[str, str] = {}
+    for fault in sorted(mutations_of(data), key=lambda one: -one.start):
+        found[fault.path] = fault.applied(found.get(fault.path) or bench.project.source(fault.path))
+    return found
+
+
+async def judged(bench: Bench, data: Mapping[str, Any], submitted: Mapping[str, bytes | None]) -> Verdict:
+    """The verdict. submitted: what each source file holds at the end; None for one that is gone.
+
+    Raises `VerifierError` where the machinery fails.
+    """
+    before = {path: bench.project.source(path) for path in bench.project.sources} | broken_files(bench, data)
+    changed: dict[str, str] = {}
+    for path, content in submitted.items():
+        if content is None:
+            return Verdict(False, f"{path} is gone")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return Verdict(False, f"{path} is no UTF-8 text")
+        if text != before[path]:
+            changed[path] = text
+    if not changed:
+        return Verdict(False, "no source file was changed")
+    said = await rules_broken(bench, before, changed)
+    if said:
+        return Verdict(False, f"refused: {said}")
+    try:
+        return await _tried(bench, data, {**broken_files(bench, data), **changed})
+    except SandboxError as error:
+        raise VerifierError(f"repair_project: the verifier's sandbox failed: {error}") from error
+
+
+async def rules_broken(bench: Bench, before: Mapping[str, str], changed: Mapping[str, str]) -> str:
+    """Which rule the changed files break; empty for none. Raises `VerifierError` where the machinery fails."""
+    paths = sorted(changed)
+    asked = [[before[path], changed[path], bench.project.source(path)] for path in paths]
+    try:
+        sandbox = await bench.sandboxes.acquire()
+        try:
+            result = await sandbox.python(RULES, stdin=json.dumps(asked).encode(), limits=RULES_LIMITS)
+        finally:
+            await sandbox.close()
+    except SandboxError as error:
+        raise VerifierError(f"repair_project: the verifier's sandbox failed: {error}") from error
+    try:
+        found = json.loads(result.stdout) if result.ended == "exit" and result.exit_code == 0 else None
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or len(found) != len(paths):
+        return f"{paths[0]} cannot be read: {result.ended}"
+    return next((f"{path}: {said}" for path, said in zip(paths, found, strict=True) if said), "")
+
+
+async def _tried(bench: Bench, data: Mapping[str, Any], files: Mapping[str, str]) -> Verdict:
+    tests = [*data["visible"], *data["hidden"], *data["keep"]]
+    jobs: list[dict[str, Any]] = [
+        {"kind": "calls", "seconds": CALLS_S, **{key: one[key] for key in ("module", "function", "calls")}}
+        for one in data["calls"]
+    ]
+    jobs.append({"kind": "tests", "ids": tests, "seconds": data["seconds"]})
+    *called, tested = await bench.jobs(jobs, files=files)
+    for one, report in zip(data["calls"], called, strict=True):
+        got = report["found"].get("values")
+        if report["ended"] != "exit" or not isinstance(got, list) or len(got) != len(one["want"]):
+            return Verdict(False, f"{one['function']}, called: {report['ended']}")
+        wrong = sum(json.dumps(value) != json.dumps(want) for value, want in zip(got, one["want"], strict=True))
+        if wrong:
+            return Verdict(False, f"{one['function']}: {wrong} of {len(got)} calls give something else")
+    found = outcomes(tested)
+    failed = [test for test in tests if found.get(test) != "passed"]
+    if failed or tested["ended"] != "exit":
+        return Verdict(False, f"{len(failed)} of {len(tests)} tests do not pass ({tested['ended']}): {failed[:3]}")
+    return Verdict(True)
