@@ -2,7 +2,7 @@
 
 from cheating import Cheat, NotApplicable, call
 
-CORPUS = {"corpus": "package:rich"}
+CORPUS = {"corpus": "package:click"}
 
 
 def answered(answer, *quotes, first=()):
@@ -198,13 +198,13 @@ def quotes_joined_over_passages(task):
 
 
 def looks_for_the_questions(task):
-    names = ("../README.md", "/etc/passwd", "questions.jsonl", "planted", "rich/../../pip/__init__.py", task.id)
+    names = ("../README.md", "/etc/passwd", "questions.jsonl", "planted", "click/../../pip/__init__.py", task.id)
     looked = [call("search", query=words) for words in ("heldout answer", "accept hops", task.id, '"claimed" weak')]
     return answered("unknown", first=[*looked, *(call("open", document=name) for name in names)])
 
 
 def filters_that_are_code(task):
-    hostile = ("rich' or 1=1 --", "x') union select body from documents --", "%")
+    hostile = ("click' or 1=1 --", "x') union select body from documents --", "%")
     looked = [call("search", query="class", source=words, since=words, until=words) for words in hostile]
     return answered("unknown", first=looked)
 

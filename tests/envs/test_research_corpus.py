@@ -102,6 +102,12 @@ def mix(first, second, share=0.5, name="grey") -> "Ink":
 }
 
 
+@pytest.fixture(autouse=True)
+def no_index_of_the_users(tmp_path, monkeypatch):
+    """Indexes that are kept go elsewhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name, text in PAGES.items():
@@ -259,6 +265,7 @@ def test_a_corpus_that_is_none_is_refused(tmp_path):
     for options, said in (
         ({"corpus": str(tmp_path / "nowhere")}, "no file or folder"),
         ({"corpus": "package:no-such-thing"}, "pip install no-such-thing"),
+        ({"corpus": "package:networkz"}, "did you mean 'networkx'"),
         ({"corpus": str(tmp_path / "empty")}, "holds nothing to read"),
         ({"corpus": str(tmp_path / "short")}, "no question can be made"),
         ({"corpus": ["package:typer", "package:typer"]}, "give each source once"),

@@ -233,7 +233,7 @@ def dealt_out(sizes: Mapping[str, tuple[str, int]]) -> frozenset[str]:
     for name in sorted(weights, key=lambda one: rank("heldout", one)):
         if taken >= _HELDOUT * total:
             break
-        if taken + weights[name] <= 0.5 * total:  # no file so large that hardly anything is left
+        if taken + weights[name] <= 0.4 * total:  # no file so large that hardly anything is left
             chosen.add(name)
             taken += weights[name]
     return frozenset(id for id in sizes if unit[id] in chosen)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from askesis.envs.research.corpus import pages, python_docs
 from askesis.envs.research.corpus.entries import Entry
-from askesis.types import ConfigError
+from askesis.types import ConfigError, nearest
 
 PACKAGE = "package:"
 _LARGEST = 2 * 2**20  # bytes of a file that is read
@@ -53,7 +53,10 @@ def _package(name: str) -> list[Entry]:
     try:
         installed = metadata.distribution(name)
     except metadata.PackageNotFoundError:
-        raise ConfigError(f"research: corpus: no package {name!r} is installed here: `pip install {name}`") from None
+        known = {str(one.metadata["Name"]) for one in metadata.distributions()}
+        raise ConfigError(
+            f"research: corpus: no package {name!r} is installed here{nearest(name, known)}: `pip install {name}`"
+        ) from None
     told = installed.metadata
     called, version = re.sub(r"[-_.]+", "-", told["Name"]).lower(), told["Version"]
     drafts, texts = [], []
