@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from askesis.chat import ChatRenderer
     from askesis.models import Qwen3
 
-PACKAGED = {"askesis-tiny": RECIPES / "tiny"}
+PACKAGED = {"askesis-tiny": RECIPES / "tiny", "askesis-tiny-research": RECIPES / "tiny_research"}
+_MADE_BY = {"askesis-tiny": "cold_start", "askesis-tiny-research": "research_cold_start"}
 _POSITION = "position.json"
 _TRAINER = "trainer"
 _TIME = re.compile(r"-\d{8}-\d{6}(-\d+)?")  # as `RunFolder.create` writes it
@@ -48,7 +49,7 @@ class Position:
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of a checkpoint: `askesis-tiny`, a Hugging Face folder, or a run's folder (its newest one).
+    """The folder of a checkpoint: one that comes along (`PACKAGED`), a Hugging Face folder, or a run's newest one.
 
     A run's folder may be named without the time at its end: `runs/repair` is the newest `runs/repair-<time>` there is.
     A run in `runs` may be named by its id alone, and the newest of all `latest`. Raises `CheckpointError`, saying what
@@ -62,7 +63,7 @@ def resolve(name: str | Path) -> Path:
         if not (packaged / "config.json").is_file():
             raise CheckpointError(
                 f"{name} is missing from this installation (expected in {packaged}); "
-                "make it with `askesis train cold_start`, or install Askesis again"
+                f"make it with `askesis train {_MADE_BY[str(name)]}`, or install Askesis again"
             )
         return packaged
     if (path / "config.json").is_file():

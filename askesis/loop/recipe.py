@@ -93,7 +93,8 @@ class Model(Section):
     """What is trained."""
 
     checkpoint: str = "askesis-tiny"
-    """`askesis-tiny`, a Hugging Face folder, or a run: its folder, or `runs/NAME` for the newest run of that name."""
+    """`askesis-tiny`, `askesis-tiny-research`, a Hugging Face folder, or a run: its folder, or `runs/NAME` for the
+    newest run of that name."""
     init: Init | None = None
     """Train a fresh model instead of a checkpoint; `sft` only."""
     tokenizer: TokenizerSettings = TokenizerSettings()
