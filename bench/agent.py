@@ -13,53 +13,39 @@ Options: `seeds` (3), `taught` (seeds of the supervised comparison: 1), `tasks` 
 from __future__ import annotations
 
 import functools
-import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from askesis import evaluate_policy, load, train
+from askesis import evaluate_policy, load
 from askesis.envs.repair import Repair
-from askesis.loop import Evaluation, RunResult, load_recipe
+from askesis.loop import load_recipe
 from askesis.rollout import EpisodeSpec
 from askesis.types import Policy
 from bench.result import Options, Result
+from bench.training import MODES, overrides_of, percent, table_rows, train_seeds
 
 GOAL = (
     "sampled success on held-out tasks from at most 60% to at least 90% thinking and 80% not; a quarter fewer thinking "
     "tokens; the first edit and greedy success better than before; blind guessing far below"
 )
-MODES = {"think": "think", "no_think": "direct"}
 
 
 def run(options: Options) -> Result:
     """The benchmark; see the module's text."""
     seeds, tasks = options.number("seeds", 3), options.number("tasks", 300)
-    common = [f"eval.tasks={tasks}"]
-    if "minutes" in options.values:
-        common.append(f"run.minutes={options.values['minutes']}")
-    found: dict[str, list[float]] = {}
-    taught: dict[str, list[float]] = {}
-    steps = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(seeds):
-            overrides = [*common, f"run.seed={seed}", f'run.out="{folder}"']
-            result = _train("repair", overrides, seed)
-            steps.append(result.steps)
-            _enter(found, dict(_figures(result)) | {"training_s": result.seconds, "steps": result.steps})
-        for seed in range(options.number("taught", 1)):
-            overrides = [*common, f"run.seed={seed}", f'run.out="{folder}"', "eval.before=false"]
-            more = _train("more_demonstrations", overrides, seed)
-            _enter(taught, dict(_figures(more)) | {"training_s": more.seconds, "steps": more.steps})
-    ours = {name: round(statistics.mean(values), 4) for name, values in found.items()}
+        common = overrides_of(options, folder)
+        runs = train_seeds("repair", seeds, common, _edits)
+        taught = train_seeds("more_demonstrations", options.number("taught", 1), [*common, "eval.before=false"], _edits)
+    ours = runs.means
     edits = max(1, round(max(ours["think_edits_after"], ours["direct_edits_after"])))
     guessed = {
         f"blind guesses ({edits} edits)": _guess(tasks, edits, tested=False),
         f"guesses until the tests pass ({edits} edits)": _guess(tasks, edits, tested=True),
     }
     peers: dict[str, Mapping[str, float]] = {
-        "more demonstrations": {name: round(statistics.mean(values), 4) for name, values in taught.items()},
+        "more demonstrations": taught.means,
         **guessed,
     }
     return Result(
@@ -68,51 +54,20 @@ def run(options: Options) -> Result:
         goal=GOAL,
         ours=ours,
         peers=peers,
-        spread={
-            who: {name: (round(min(values), 4), round(max(values), 4)) for name, values in figures.items()}
-            for who, figures in (("askesis", found), ("more demonstrations", taught))
-        },
+        spread={"askesis": runs.spread, "more demonstrations": taught.spread},
         ratio=round(ours["think_sampled_after"] / ours["think_sampled_before"], 3),
         met=_met(ours, next(iter(guessed.values()))["success"]),
         notes=[
-            f"{seeds} seeds, {tasks} held-out tasks in each mode, the same for all; steps: {steps}",
+            f"{seeds} seeds, {tasks} held-out tasks in each mode, the same for all; steps: {runs.steps}",
             "direct: without thinking; first_edit: share of first edits after a test run that cure a fault",
         ],
     )
 
 
-def _train(recipe: str, overrides: list[str], seed: int) -> RunResult:
-    print(f"seed {seed}: {recipe}", file=sys.stderr, flush=True)
-    return train(recipe, overrides=overrides)
-
-
-def _enter(found: dict[str, list[float]], figures: Mapping[str, float]) -> None:
-    for name, value in figures.items():
-        found.setdefault(name, []).append(value)
-
-
-def _figures(result: RunResult) -> Iterator[tuple[str, float]]:
-    """Every figure of the evaluations before and after."""
-    for evaluation in result.evaluations:
-        yield from _evaluated(evaluation)
-
-
-def _evaluated(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
-    for mode, name in MODES.items():
-        for greedy in (False, True):
-            row = evaluation.row(mode, greedy=greedy)
-            if row is None:
-                continue
-            when = evaluation.name
-            yield f"{name}_{'greedy' if greedy else 'sampled'}_{when}", row.summary.success
-            if greedy:
-                continue
-            if mode == "think":
-                yield f"{name}_tokens_{when}", row.summary.thinking_tokens
-            yield f"{name}_submitted_{when}", row.summary.submitted
-            yield f"{name}_turns_{when}", row.summary.turns
-            yield f"{name}_edits_{when}", row.metrics["edits"][0]
-            yield f"{name}_first_edit_{when}", row.metrics["first_edit"][0]
+def _edits(row: Any, mode: str) -> Iterator[tuple[str, float]]:
+    """Edits an episode, and how often the first one helps."""
+    yield "edits", row.metrics["edits"][0]
+    yield "first_edit", row.metrics["first_edit"][0]
 
 
 def _guess(tasks: int, edits: int, *, tested: bool) -> dict[str, float]:
@@ -165,10 +120,8 @@ def table(kept: Mapping[str, Any]) -> str:
         "thinking tokens an episode": ("think_tokens", False),
         "edits an episode, thinking": ("think_edits", False),
     }
-    for label, (name, share) in rows.items():
-        values = [ours[f"{name}_before"], ours[f"{name}_after"], taught[f"{name}_after"]]
-        lines.append(f"| {label} | " + " | ".join(_percent(v) if share else f"{v:.1f}" for v in values) + " |")
-    guesses = "; ".join(f"{who}: {_percent(found['success'])}" for who, found in peers.items() if "guess" in who)
+    lines += table_rows(rows, [(ours, "before"), (ours, "after"), (taught, "after")])
+    guesses = "; ".join(f"{who}: {percent(found['success'])}" for who, found in peers.items() if "guess" in who)
     lines += [
         "",
         f"Of the same tasks, {guesses}. {ours['training_s'] / 60:.1f} minutes of training a seed on "
@@ -182,13 +135,9 @@ def sentence(kept: Mapping[str, Any]) -> str:
     ours = kept["ours"]
     return (
         f"In {ours['training_s'] / 60:.0f} minutes of reinforcement on {kept['machine']['cores']} CPU cores the small "
-        f"agent's success on held-out tasks goes from {_percent(ours['think_sampled_before'])} to "
-        f"{_percent(ours['think_sampled_after'])} thinking and from {_percent(ours['direct_sampled_before'])} to "
-        f"{_percent(ours['direct_sampled_after'])} not thinking, with "
-        f"{_percent(1 - ours['think_tokens_after'] / ours['think_tokens_before'])} fewer thinking tokens (mean of "
+        f"agent's success on held-out tasks goes from {percent(ours['think_sampled_before'])} to "
+        f"{percent(ours['think_sampled_after'])} thinking and from {percent(ours['direct_sampled_before'])} to "
+        f"{percent(ours['direct_sampled_after'])} not thinking, with "
+        f"{percent(1 - ours['think_tokens_after'] / ours['think_tokens_before'])} fewer thinking tokens (mean of "
         f"three seeds, sampled at temperature 1, 300 tasks each; `{kept['command']}`)."
     )
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
