@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | ck
 RECIPE ?= repair
 NAME ?=
 
-.PHONY: train test test-full lint bench venv-trl venv-vllm setup sandbox browser clean
+.PHONY: train test test-full lint bench venv-openenv venv-trl venv-vllm setup sandbox browser clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
@@ -35,6 +35,14 @@ venv-trl: .venv-trl/.ready
 .venv-trl/.ready:
 	$(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch trl
+	touch $@
+
+# OpenEnv's own package, whose servers tests start: what it needs does not go together with what we do.
+venv-openenv: .venv-openenv/.ready
+
+.venv-openenv/.ready:
+	$(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/pip install --quiet --disable-pip-version-check openenv-core==0.3.0
 	touch $@
 
 # vLLM for CPUs, beside which `bench engine` measures; the CUDA builds that it brings along break its own import.

@@ -26,6 +26,7 @@ BUILT_IN = {
 ADAPTERS: dict[str, str] = {
     "gymnasium": "askesis.envs.adapters.gymnasium:GymnasiumEnv",
     "harbor": "askesis.envs.adapters.harbor:HarborEnv",
+    "openenv": "askesis.envs.adapters.openenv:OpenEnvironment",
     "reasoning_gym": "askesis.envs.adapters.reasoning_gym:ReasoningGym",
 }
 
