@@ -5,6 +5,7 @@ from askesis.audit.ground import Ground
 from askesis.audit.hashes import code_hash, tasks_hash
 from askesis.audit.probe import SEVERITIES, Inconclusive, Probe, Sighting, Skipped, Tally, known_probes
 from askesis.audit.report import Audit, Line, read_suppressions, severity_of
+from askesis.audit.twins import impossible, is_canary
 
 __all__ = [
     "SEVERITIES",
@@ -19,6 +20,8 @@ __all__ = [
     "audit",
     "chosen_probes",
     "code_hash",
+    "impossible",
+    "is_canary",
     "known_probes",
     "read_suppressions",
     "severity_of",

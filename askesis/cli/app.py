@@ -17,6 +17,7 @@ from askesis import __version__
 from askesis.cli.auditing import audit
 from askesis.cli.chatting import chat
 from askesis.cli.environments import envs
+from askesis.cli.rescoring import rescore
 from askesis.cli.serving import serve
 from askesis.types import AskesisError, ConfigError
 
@@ -192,6 +193,7 @@ def evaluate(
 
 
 app.command()(audit)
+app.command()(rescore)
 app.command()(serve)
 app.command()(chat)
 

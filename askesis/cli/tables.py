@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _COLUMNS = 80
 
 
-def _table(*headings: str, left: int = 1) -> Table:
-    """left: how many of the first columns hold words, not numbers."""
+def plain_table(*headings: str, left: int = 1) -> Table:
+    """A table without a frame. left: how many of the first columns hold words, not numbers."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place < left else "right", no_wrap=True)
@@ -56,7 +56,7 @@ def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a size."""
     from askesis.loop import make_console
 
-    table = _table("Qwen3", "layers", "heads", "width", "tied", "experts", "context", "parameters", "active")
+    table = plain_table("Qwen3", "layers", "heads", "width", "tied", "experts", "context", "parameters", "active")
     for row in rows:
         experts = f"{row['experts']}/{row['active_experts']}" if row["experts"] else "–"
         table.add_row(
@@ -80,7 +80,7 @@ def print_runs(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     if not rows:
         make_console().print(f"no runs in {out}")
         return
-    table = _table("run", "state", "success", "step", left=3)
+    table = plain_table("run", "state", "success", "step", left=3)
     for row in rows:
         table.add_row(row["id"], row["state"], _score(row.get("score")), str(row.get("step", "–")))
     make_console().print(table)
@@ -133,7 +133,7 @@ def print_curve(evaluation: Evaluation) -> None:
     console.print(
         Text(f"\nsuccess on {evaluation.tasks} held-out tasks of {evaluation.env}, with 95% interval", style="bold")
     )
-    table = _table("", "success", "tokens", "think", "self", "budget", "error")
+    table = plain_table("", "success", "tokens", "think", "self", "budget", "error")
     for row in budgeted(evaluation):
         summary, (low, high) = row.summary, row.summary.interval
         shares = (summary.triggered, summary.closed_by_itself, summary.closed_by_budget, summary.budget_error)

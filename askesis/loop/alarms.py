@@ -81,6 +81,10 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
         message = f"{broken} of {attempts} attempts were ended by the machinery, not by the policy"
         first = f". The first: {record.lost}" if record.lost else ""
         yield "infrastructure", f"{message}; they are not trained on{first}"
+    if record.finding:
+        held = record.dropped.get("quarantine", 0)
+        kept = f" {held} of {record.groups} groups were kept out of training." if held else ""
+        yield "monitor", f"{record.finding}.{kept} All findings: findings.jsonl in the run's folder"
     wrong = [name for name, value in record.trainer.items() if not math.isfinite(value)]
     if wrong and record.trained_groups:
         yield "not_finite", f"{', '.join(wrong)}: not a finite number. Lower train.lr, or look at the rewards"

@@ -8,6 +8,7 @@ runs/<id>/checkpoints/     step-N, each a Hugging Face folder with the trainer's
 runs/<id>/tensorboard/     scalars
 runs/<id>/log              what was printed, with times
 runs/<id>/metrics.jsonl    one object a step
+runs/<id>/findings.jsonl   what monitors found in traces of training, one object each
 runs/<id>/evaluations/     one object each
 runs/<id>/result.json      what came out
 runs/<id>/report.html      the same, to look at
@@ -60,6 +61,11 @@ class RunFolder:
     def audit(self) -> Path:
         """What was decided at the audit's gate."""
         return self.path / "audit.json"
+
+    @property
+    def findings(self) -> Path:
+        """What monitors found."""
+        return self.path / "findings.jsonl"
 
     @property
     def traces(self) -> Path:

@@ -273,6 +273,22 @@ class AuditSettings(Section):
     """For an audit that is made before training."""
 
 
+class MonitorSettings(Section):
+    """What watches the traces of training for an environment that is being cheated."""
+
+    action: Literal["alarm", "quarantine", "stop"] = "alarm"
+    """At a finding: say so, also keep its group out of loss and baseline, or also end the run after that step."""
+    severity: Literal["low", "medium", "high"] = "high"
+    """From which severity on a finding has that consequence; all are kept in `findings.jsonl`."""
+    canaries: Share = 0.0
+    """Share of the prompts that are impossible twins of tasks: never trained on, and any pay for one proves a hack."""
+    held_out: str = ""
+    """A reward term of weight 0 that tells the truth (`true_success`, say): a trace that is paid where it says less
+    than 1 is a finding. Empty: none."""
+    allowed: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Kinds of tampering that are the task's own business, as `findings.jsonl` names them."""
+
+
 class LogSettings(Section):
     """What is written along the way."""
 
@@ -349,6 +365,8 @@ class Recipe(Section):
     """What survives."""
     audit: AuditSettings = AuditSettings()
     """What the verdict on the environment does to the run."""
+    monitors: MonitorSettings = MonitorSettings()
+    """What watches the traces of training."""
     log: LogSettings = LogSettings()
     """What is written along the way."""
 

@@ -78,6 +78,7 @@ class StepRecord:
     trainer: what the trainer reported.
     groups: drawn; trained; dropped by reason. outcomes: final attempts by `who:reason`; retried: attempts repeated.
     tool_s: seconds in tools, summed over episodes. lost: what ended the first episode that the machinery ended.
+    findings: of monitors, how many by name; finding: the gravest of those that call for action, in words.
     began, made: fingerprints of the weights that were sampled under and trained, and of those that came of it.
     """
 
@@ -109,6 +110,8 @@ class StepRecord:
     triggered: Mapping[str, float] = field(default_factory=dict)
     closed_by_itself: Mapping[str, float] = field(default_factory=dict)
     closed_by_budget: Mapping[str, float] = field(default_factory=dict)
+    findings: Mapping[str, int] = field(default_factory=dict)
+    finding: str = ""
 
     @property
     def tokens_per_s(self) -> float:
@@ -132,7 +135,7 @@ class Alarm:
 class RunResult:
     """A finished (or interrupted) run.
 
-    state: `finished` or `interrupted`. stopped_by: `minutes`, `steps`, `demonstrations` or `interrupt`.
+    state: `finished` or `interrupted`. stopped_by: `minutes`, `steps`, `demonstrations`, `monitors` or `interrupt`.
     seconds: of training. checkpoint: the last one's folder; None if there is none.
     """
 

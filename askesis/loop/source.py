@@ -9,6 +9,7 @@ from typing import Any
 from askesis.loop.recipe import Demonstrations, Recipe
 from askesis.loop.samples import Advantages, demonstration_samples, group_samples, why_dropped
 from askesis.loop.stream import Prompt, PromptStream, derived_seed, tasks_of
+from askesis.loop.watch import Watch
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Roller, TraceSink, TraceStore, group_specs
 from askesis.types import AskesisError, ConfigError, Env, Group, Policy, Renderer, Sample, Task, Trace
 
@@ -32,7 +33,8 @@ class Batch:
 
 
 class Source:
-    """Draws prompts by place and plays them. `end`: the place at which it is exhausted, None for never."""
+    """Draws prompts by place and plays them. `end`: the place at which it is exhausted, None for never. watch: has a
+    look at every group before it teaches."""
 
     def __init__(
         self,
@@ -43,9 +45,11 @@ class Source:
         teach: Teach,
         per_step: int,
         end: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.roller, self.end = roller, end
         self._prompts, self._specs, self._teach, self._per_step = prompts, specs, teach, per_step
+        self._watch = watch
 
     def draw(self, position: int) -> list[Prompt]:
         """The prompts of the step that begins at `position`; empty at the end."""
@@ -66,8 +70,11 @@ class Source:
         ordered = [whole[prompt.group] for prompt in prompts]  # not in the order in which the machine finished them
         samples: list[Sample] = []
         trained, dropped = [], {}
+        if self._watch is not None:
+            self._watch.begin(step)
         for group in ordered:
-            taught = self._teach(group)
+            kept_out = self._watch.judge(group) if self._watch is not None else ""
+            taught = kept_out or self._teach(group)
             if isinstance(taught, str):
                 dropped[group.id] = taught
             else:
@@ -77,7 +84,7 @@ class Source:
 
 
 def rollout_source(
-    recipe: Recipe, roller: Roller, env: Env, advantages: Advantages, weights: Mapping[str, float]
+    recipe: Recipe, roller: Roller, env: Env, advantages: Advantages, weights: Mapping[str, float], watch: Watch
 ) -> Source:
     """Episodes of the model, in groups. weights: of tasks in the loss, by id; all others have 1."""
     rollout, seed = recipe.rollout, recipe.run.seed
@@ -87,6 +94,7 @@ def rollout_source(
         pool=rollout.pool or 16 * rollout.tasks_per_step,
         seed=seed,
         limits=rollout.limits,
+        canaries=recipe.monitors.canaries,
     )
 
     def teach(group: Group) -> list[Sample] | str:
@@ -101,6 +109,7 @@ def rollout_source(
         ),
         teach=teach,
         per_step=rollout.tasks_per_step,
+        watch=watch,
     )
 
 

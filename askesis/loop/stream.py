@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from askesis.audit import impossible
 from askesis.loop.recipe import LimitOverrides, Mode
-from askesis.types import AskesisError, Env, EnvError, Split, Task, Thinking
+from askesis.types import AskesisError, ConfigError, Env, EnvError, Split, Task, Thinking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +108,23 @@ class ModeDeal:
 class PromptStream:
     """Prompts by place. The environment is asked for `pool` tasks at a time, each time with another seed.
 
-    An environment with fewer tasks gives those it has, in an order that changes from pass to pass.
+    An environment with fewer tasks gives those it has, in an order that changes from pass to pass. canaries: share of
+    the places at which an impossible twin of the task stands.
     """
 
     def __init__(
-        self, env: Env, modes: Sequence[Mode], *, pool: int, seed: int, limits: LimitOverrides, split: Split = "train"
+        self,
+        env: Env,
+        modes: Sequence[Mode],
+        *,
+        pool: int,
+        seed: int,
+        limits: LimitOverrides,
+        split: Split = "train",
+        canaries: float = 0.0,
     ) -> None:
         self._env, self._pool, self._seed, self._limits, self._split = env, pool, seed, limits, split
-        self._deal = ModeDeal(modes)
+        self._deal, self._canaries = ModeDeal(modes), canaries
         self._passes: dict[int, list[Task]] = {}
         self._length = 0
 
@@ -130,7 +140,16 @@ class PromptStream:
             self._length = len(self._tasks(0))  # every pass is taken to be as long as the first
         number, place = divmod(position, self._length)
         tasks = self._tasks(number)
-        return tasks[place % len(tasks)]
+        task = tasks[place % len(tasks)]
+        if derived_seed(self._seed, "canary", position) >= self._canaries * 2**63:
+            return task
+        twin = impossible(self._env, task)
+        if twin is None:
+            raise ConfigError(
+                f"monitors.canaries: environment {self._env.name!r} has no impossible twins: task {task.id} has no "
+                "value that decides under a name that is known. Give the environment a method impossible(task)"
+            )
+        return twin
 
     def _tasks(self, number: int) -> list[Task]:
         if number not in self._passes:

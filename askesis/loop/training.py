@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from askesis.audit import is_canary
 from askesis.inference import EmbeddedEngine
 from askesis.loop.alarms import Alarms
 from askesis.loop.checkpoints import Position, prune, write_checkpoint
@@ -32,6 +33,7 @@ from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
 from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
 from askesis.loop.stream import Prompt, all_thinkings, limited
+from askesis.loop.watch import Watch
 from askesis.models import fingerprint
 from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
 
@@ -96,8 +98,12 @@ class Training:
     alarms: Alarms = field(default_factory=Alarms)
     stop: Stop = field(default_factory=Stop)
     stopped_by: str = ""
+    watch: Watch = field(init=False)
     _engine: EmbeddedEngine | None = None
     _saved: int = 0  # the step of the newest checkpoint
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.prepared.recipe.monitors, self.folder.findings)
 
     async def run(self) -> None:
         """Evaluate, train until a bound is reached or somebody interrupts, evaluate."""
@@ -177,11 +183,12 @@ class Training:
             retried=progress.retried - before[2],
             trainer=figures,
             fingerprints=(began, made),
+            watch=self.watch,
         )
         self.history.append(record)
         with self.folder.metrics.open("a", encoding="utf-8") as file:  # before the commit: no committed step lacks it
             file.write(json.dumps(plain_values(record)) + "\n")
-        self.stopped_by = self._bound()
+        self.stopped_by = "monitors" if self.watch.stop else self._bound()
         due = self.stopped_by or step - self._saved >= self.prepared.recipe.checkpoint.every_steps
         name = self._write() if due else None
         ledger.commit_step(
@@ -292,7 +299,7 @@ class Training:
         )
         self.stop.watch(roller)
         if shown is None:
-            return rollout_source(recipe, roller, prepared.env, self.learner.advantages, self.gate.weights)
+            return rollout_source(recipe, roller, prepared.env, self.learner.advantages, self.gate.weights, self.watch)
         return demonstration_source(recipe, roller, prepared.env)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -357,9 +364,10 @@ def step_record(
     retried: int,
     trainer: Mapping[str, float],
     fingerprints: tuple[str, str],
+    watch: Watch,
 ) -> StepRecord:
     """The figures of a step."""
-    traces = batch.traces
+    traces = [trace for trace in batch.traces if not is_canary(trace.task)]
     overall, modes = summarise(traces), by_mode(traces)
     return StepRecord(
         step=position.step,
@@ -390,4 +398,6 @@ def step_record(
         began=fingerprints[0],
         made=fingerprints[1],
         lost=lost(traces),
+        findings=watch.counts,
+        finding=watch.worst,
     )

@@ -12,7 +12,7 @@ import io
 import random
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from askesis.envs.terminal.drawing import FileContent, Template
@@ -246,6 +246,15 @@ class TerminalTasks:
     def oracle(self, task: Task) -> Policy:
         """Succeeds at every task."""
         return Oracle(task)
+
+    def impossible(self, task: Task) -> Task:
+        """The task with another verdict wanted than any work can bring about: a canary."""
+        check = dict(task.data["check"])
+        if check["kind"] == "tree":
+            check["files"] = dict.fromkeys(check["files"], "0" * 64) or {"canary": "0" * 64}
+        else:
+            check["want"] = [f"no {value}" for value in check["want"]]
+        return replace(task, data={**task.data, "check": check})
 
     def demonstrator(self, task: Task, *, seed: int, quality: str = "poor") -> Policy:
         """Knows the commands; with `poor` habits for the cold start, or `good` ones."""

@@ -1,0 +1,9 @@
+"""Monitors of traces: what training itself shows of an environment that pays for the wrong thing."""
+
+from askesis.audit.monitors.canaries import Canaries
+from askesis.audit.monitors.families import Families
+from askesis.audit.monitors.gap import Gap
+from askesis.audit.monitors.statistics import Trends
+from askesis.audit.monitors.tampering import Tampering
+
+__all__ = ["Canaries", "Families", "Gap", "Tampering", "Trends"]

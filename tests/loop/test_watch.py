@@ -1,0 +1,129 @@
+"""Monitors in a run: a hit is an alarm, keeps its group out, or ends the run; another verifier over what was kept."""
+
+import json
+
+import pytest
+from toy_env import TOY
+
+import askesis
+from askesis.audit.twins import MARK
+from askesis.loop import RunFolder
+from askesis.loop.rescoring import rescore
+from askesis.loop.watch import Watch
+from askesis.rollout import TraceStore
+from askesis.types import ConfigError, Finding
+
+TWINNED = """
+from dataclasses import replace
+
+from toy_env import Toy
+
+
+class Twinned(Toy):
+    def impossible(self, task):
+        return replace(task, data={**task.data, "sum": -1})
+"""
+
+
+def recipe(toy_model, folder, steps=2, **monitors):
+    return {
+        "run": {"name": "watched", "steps": steps, "threads": 1, "out": str(folder)},
+        "model": {"checkpoint": str(toy_model)},
+        "env": {"name": TOY},
+        "rollout": {"tasks_per_step": 4, "group_size": 2, "context_length": 640, "slots": 16},
+        "eval": {"tasks": 0},
+        "log": {"tensorboard": False},
+        "monitors": monitors,
+    }
+
+
+class Suspicious:
+    """Finds something in every second trace."""
+
+    def __init__(self, severity):
+        self.severity, self.seen = severity, 0
+
+    def observe(self, trace):
+        self.seen += 1
+        found = Finding(
+            probe="odd", severity=self.severity, rate=1.0, n=1, interval=(0, 1), evidence=f"trace {trace.id}: odd"
+        )
+        return [found] if self.seen % 4 == 1 else []
+
+
+@pytest.fixture
+def suspicious(monkeypatch):
+    """Put in place of the monitors."""
+
+    def put(severity):
+        monkeypatch.setattr("askesis.loop.watch.monitors_of", lambda settings: [Suspicious(severity)])
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("action", "severity", "kept_out", "stopped_by"),
+    [
+        ("alarm", "high", 0, "steps"),
+        ("quarantine", "high", 2, "steps"),
+        ("quarantine", "medium", 0, "steps"),
+        ("stop", "high", 2, "monitors"),
+    ],
+)
+def test_a_hit_has_the_consequence_that_the_recipe_wants(
+    toy_model, tmp_path, suspicious, action, severity, kept_out, stopped_by
+):
+    suspicious(severity)
+    result = askesis.train(recipe(toy_model, tmp_path, action=action), display=False)
+    first = result.history[0]
+    assert first.dropped.get("quarantine", 0) == kept_out and first.findings == {"odd": 2}
+    assert result.stopped_by == stopped_by and len(result.history) == (1 if stopped_by == "monitors" else 2)
+    kept = [json.loads(line) for line in RunFolder(result.folder).findings.read_text().splitlines()]
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert {one["trace"] for one in kept} <= {trace.id for trace in store.traces(label="train")}
+    alarmed = [alarm for alarm in result.alarms if alarm.kind == "monitor"]
+    assert bool(alarmed) == (severity == "high")
+    if kept_out:
+        assert "2 of 4 groups were kept out of training" in alarmed[0].message
+
+
+def test_canaries_are_played_and_never_trained_on(toy_model, tmp_path):
+    settings = recipe(toy_model, tmp_path, canaries=0.5)
+    with pytest.raises(ConfigError, match="no impossible twins"):
+        askesis.train(settings, display=False)
+    file = tmp_path / "twinned.py"
+    file.write_text(TWINNED)
+    result = askesis.train(settings | {"env": {"name": f"{file}:Twinned"}}, display=False)
+    assert sum(record.dropped.get("canary", 0) for record in result.history) >= 1
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        played = list(store.traces(label="train"))
+    canaries = [trace for trace in played if MARK in trace.task.data]
+    assert 0 < len(canaries) < len(played)
+    assert sum(record.episodes for record in result.history) == len(played) - len(canaries)
+
+
+async def test_another_verifier_over_what_was_kept(toy_model, tmp_path):
+    result = askesis.train(recipe(toy_model, tmp_path), display=False)
+    folder = RunFolder(result.folder)
+    rows, untrue = await rescore(folder, lambda trace: 0.0, parts=2)
+    assert [row.step for row in rows] == [1, 2] and sum(row.n for row in rows) == 16
+    assert sum(row.paid_untrue for row in rows) == len(untrue) == sum(row.paid for row in rows)
+    file = tmp_path / "checks.py"
+    file.write_text("def fails(trace):\n    raise KeyError(trace.id)\n\n\nasync def all_true(trace):\n    return 1\n")
+    rows, untrue = await rescore(folder, f"{file}:fails", parts=1)
+    assert (rows[0].failed, untrue) == (16, [])
+    rows, _ = await rescore(folder, f"{file}:all_true", parts=1)
+    assert rows[0].true == 16 and rows[0].unpaid_true == 16 - rows[0].paid
+    with pytest.raises(ConfigError, match="has no function 'al_true'; did you mean 'all_true'"):
+        await rescore(folder, f"{file}:al_true")
+    with pytest.raises(ConfigError, match="no traces labelled 'after'"):
+        await rescore(folder, f"{file}:fails", label="after")
+
+
+def test_the_watch_is_made_of_the_recipe(tmp_path):
+    from askesis.loop.recipe import MonitorSettings
+    from askesis.loop.watch import monitors_of
+
+    names = [one.name for one in monitors_of(MonitorSettings(canaries=0.1, held_out="true_success"))]
+    assert names == ["tampering", "shortcut-family", "trend", "canary-paid", "paid-untrue"]
+    assert Watch(MonitorSettings(), tmp_path / "findings.jsonl").counts == {}
