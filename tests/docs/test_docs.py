@@ -70,6 +70,14 @@ def test_recipes_on_pages_about_options_are_recipes(page):
         assert load_env(settings.env.name, **settings.env.options).name == "repair"
 
 
+def test_the_page_of_audits_has_recipes():
+    texts = [code for language, code in BLOCK.findall((DOCS / "audit.md").read_text()) if language == "toml"]
+    sections = [given for given in map(tomllib.loads, texts) if "suppress" not in given]
+    assert [set(given) for given in sections] == [{"audit"}, {"monitors"}]
+    for given in sections:
+        load_recipe({"run": {"steps": 1}, "env": {"name": "repair"}} | given)
+
+
 async def test_the_page_of_harnesses_runs_as_it_stands():
     blocks = BLOCK.findall((DOCS / "agents.md").read_text())
     (recipe,) = [tomllib.loads(text) for language, text in blocks if language == "toml"]
