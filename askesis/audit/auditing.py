@@ -36,14 +36,16 @@ async def audit(
     seed: int = 0,
     seconds: float = SECONDS,
     jobs: int = 2,
+    reference: str = "",
     reasons: Mapping[str, str] | None = None,
     on_line: Callable[[Line], None] = lambda line: None,
 ) -> Audit:
     """Audit the environment `name`, as `envs.load_env` knows it, in processes of its own.
 
     names, leave_out: of probes. tasks: how many each probe plays; split: of which. seconds: for all of it. jobs:
-    processes at a time. reasons: of suppressed findings, by probe. on_line: called as each probe is done. Raises
-    `ConfigError` where there is no such environment, probe or option.
+    processes at a time. reference: a file of texts that its tasks should not repeat. reasons: of suppressed findings,
+    by probe. on_line: called as each probe is done. Raises `ConfigError` where there is no such environment, probe or
+    option.
     """
     options, picked, begun = dict(options or {}), chosen_probes(names, leave_out), time.monotonic()
     known = known_probes()
@@ -53,7 +55,7 @@ async def audit(
         command = command_of(name, options, seed=seed, tasks=tasks, split=split, probe=probe.name)
         return suppressed([line_of(probe, answer, command)], reasons or {})[0]
 
-    told = {"env": name, "options": options, "seed": seed, "tasks": tasks, "split": split}
+    told = {"env": name, "options": options, "seed": seed, "tasks": tasks, "split": split, "reference": reference}
     supervisor = Supervisor(told=told, jobs=jobs, on_answer=lambda answer: on_line(line(answer)))
     answers = await supervisor.run(picked, seconds)
     return Audit(

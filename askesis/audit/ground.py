@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from askesis.agents import load_agent
-from askesis.audit.probe import Inconclusive, Skipped
+from askesis.audit.probe import Broken, Inconclusive, Skipped
 from askesis.envs.policies import SUBMITS, NullPolicy
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, plain_renderer, run_episode, token_free
 from askesis.types import (
@@ -52,7 +52,8 @@ class Ground:
     """One environment under audit.
 
     first: the split that episodes are played on; where it has no tasks, the other. count: how many tasks. seed: of all
-    that is drawn. deadline: of the probe at hand, by `time.monotonic`.
+    that is drawn. deadline: of the probe at hand, by `time.monotonic`. name, options: by which another process can load
+    it; empty where it cannot. reference: a file of texts that its tasks should not repeat; empty for none.
     """
 
     env: Env
@@ -60,19 +61,37 @@ class Ground:
     count: int = 12
     first: Split = "heldout"
     deadline: float = float("inf")
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = ""
     specs: dict[str, Sequence[ToolSpec]] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def split(self, split: Split, *, seed: int | None = None, count: int | None = None) -> Sequence[Task]:
-        """Some tasks of a split, for scripted policies: without bounds of tokens. Empty where it has none."""
+        """Some tasks of a split, for scripted policies: without bounds of tokens. Empty where it has none.
+
+        Raises `Broken` where what comes are no tasks."""
         key = f"split {split} {seed} {count}"
         if key not in self.kept:
-            found = self.env.tasks(split, seed=self.seed if seed is None else seed, limit=count or self.count)
+            found = self.drawn(split, seed=seed, count=count)
             self.kept[key] = [_bounded(token_free(task)) for task in found]
         tasks: Sequence[Task] = self.kept[key]
         return tasks
+
+    def drawn(self, split: Split, *, seed: int | None = None, count: int | None = None) -> Sequence[Task]:
+        """Tasks as the environment makes them, anew at each call. Raises `Broken`."""
+        seed, count = self.seed if seed is None else seed, count or self.count
+        where = f"tasks({split!r}, seed={seed}, limit={count})"
+        try:
+            found = list(self.env.tasks(split, seed=seed, limit=count))
+        except Exception as error:
+            raise Broken(f"{where} raised {type(error).__name__}: {error}") from error
+        for task in found:
+            if not isinstance(task, Task):
+                raise Broken(f"{where} gave a {type(task).__name__}, expected a Task")
+        return found
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from askesis.types import Env, Task
 
+HASH = "tasks' hash"  # an order to a worker that is no probe
+
 
 def origin(env: Env) -> str:
     """The file that holds the environment's class; empty for none."""

@@ -25,6 +25,10 @@ class Inconclusive(Exception):
     """The environment does not let this be told; its text says why. Raised by a probe or by the ground it stands on."""
 
 
+class Broken(Inconclusive):
+    """The environment does not do what the interface promises, so that nothing can be told of it."""
+
+
 class Skipped(Exception):
     """There is nothing here that the probe could be about; its text says what is not there."""
 

@@ -1,7 +1,10 @@
 """Runs probes in processes of their own, so that an environment can hang, fork, flood or die and the audit goes on.
 
 A worker that says nothing in time, writes without end, takes too much memory or starts too many processes is ended with
-everything that it has started, which is a finding; the probes that are left go to a fresh one.
+everything that it has started, which is a finding; the probes that are left go to a fresh one. So is what comes on the
+channel and was not asked for: each answer carries the key of its question.
+
+Between this process and a worker stands a reaper: it gets whatever the worker leaves behind, however it was started.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from askesis.audit.hashes import HASH
 from askesis.audit.probe import Probe
-from askesis.audit.worker import HASH
 from askesis.types import ConfigError
 
 START_S = 60.0  # until the environment is loaded
@@ -55,7 +58,7 @@ class Supervisor:
     async def run(self, chosen: Sequence[Probe], seconds: float) -> Mapping[str, Answer]:
         """An answer for each probe, by name. seconds: for all of it. Raises `ConfigError` where the environment cannot
         be loaded."""
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+        _be_subreaper()
         ends = time.monotonic() + seconds
         left = sorted(chosen, key=lambda probe: -probe.seconds)
         works = [self._work(left, ends) for _ in range(min(self.jobs, len(chosen)))]
@@ -144,7 +147,7 @@ class Worker:
             pass_fds=(writing,),
             start_new_session=True,
             env=os.environ | {"TMPDIR": self._scratch, MARK: self._mark},
-            preexec_fn=_bounded,
+            preexec_fn=_behind_a_reaper,
         )
         os.close(writing)
         self._reader = asyncio.StreamReader(limit=2**20)
@@ -152,8 +155,9 @@ class Worker:
             lambda: asyncio.StreamReaderProtocol(self._reader or asyncio.StreamReader()), os.fdopen(reading, "rb")
         )
         self._draining = asyncio.create_task(self._drain())
-        self._send(self._told)
-        answer = await self._answer(START_S)
+        key = secrets.token_hex(8)
+        self._send({**self._told, "key": key})
+        answer = await self._answer(START_S, key)
         if "failed" in answer:
             await self.end()
             raise ConfigError(f"audit: {answer['failed']}")
@@ -162,8 +166,9 @@ class Worker:
     async def ask(self, probe: str, seconds: float) -> Answer:
         """What came of a probe; a finding where the worker did not live to tell."""
         self._printed = 0
-        self._send({"probe": probe, "seconds": seconds})
-        return await self._answer(seconds + GRACE_S)
+        key = secrets.token_hex(8)
+        self._send({"probe": probe, "seconds": seconds, "key": key})
+        return await self._answer(seconds + GRACE_S, key)
 
     @property
     def last_words(self) -> str:
@@ -175,7 +180,7 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(json.dumps(value).encode() + b"\n")
 
-    async def _answer(self, seconds: float) -> Answer:
+    async def _answer(self, seconds: float, key: str) -> Answer:
         assert self._reader is not None and self._process is not None
         begun = time.monotonic()
         line = asyncio.ensure_future(self._reader.readline())
@@ -191,10 +196,11 @@ class Worker:
             elif len(family(self._process.pid)) > PROCESSES:
                 what = f"it had more than {PROCESSES} processes"
         if not what:
-            try:
-                return dict(json.loads(line.result()))
-            except ValueError:
-                what = await self._how_it_ended()
+            told = _read(line)
+            if isinstance(told, dict) and told.pop("key", None) == key:
+                return told
+            forged = line.exception() is not None or line.result()
+            what = "it wrote to the descriptor that the audit listens to" if forged else await self._how_it_ended()
         line.cancel()
         await self.end()
         return {
@@ -242,10 +248,45 @@ class Worker:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _bounded() -> None:
-    """In the worker, before it begins. Hard limits stay: a sandbox sets its own, and may need more."""
+def _read(line: asyncio.Future[bytes]) -> Any:
+    """What a line says; None where it is none."""
+    try:
+        return json.loads(line.result())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _be_subreaper() -> None:
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def _behind_a_reaper() -> None:
+    """In a new process, before it becomes the worker: it becomes the reaper, and its child goes on to be the worker.
+
+    Hard limits stay: a sandbox sets its own, and may need more.
+    """
+    _be_subreaper()
+    worker = os.fork()
+    if worker:
+        _reap(worker)
+    os.setsid()  # who kills the group does not kill the reaper
     for which, bound in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_FSIZE, 2**30), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(which, (bound, resource.getrlimit(which)[1]))
+
+
+def _reap(worker: int) -> NoReturn:
+    """Wait for the worker, kill all that it leaves, and end as it did."""
+    os.closerange(0, 2**16)
+    status = -1
+    with contextlib.suppress(BaseException):
+        ended = 0
+        while ended != worker:
+            ended, status = os.waitpid(-1, 0)
+        end_all(os.getpid(), "")
+    if os.WIFSIGNALED(status):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
 def family(root: int) -> set[int]:
@@ -264,18 +305,22 @@ def family(root: int) -> set[int]:
 
 
 def end_all(root: int, mark: str) -> None:
-    """Kill `root`, its session, its descendants, and what a dead one of them has left to us, known by `mark`."""
-    for _ in range(20):  # what forks meanwhile is found the next time
-        left = family(root) | _orphans(mark)
+    """Kill what descends from `root` or is of its session, what a dead one of them has left to us, known by `mark`, and
+    at last `root` itself, which gets their orphans as long as it lives. A `root` that asks for itself goes on."""
+    for _ in range(200):  # what forks meanwhile is found the next time
+        left = (family(root) | _orphans(mark)) - {root}
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in left - {root}:
+        for pid in left:
             with contextlib.suppress(OSError):
                 os.waitpid(pid, os.WNOHANG)
-        if not left - {root}:
-            return
+        if not left:
+            break
         time.sleep(0.02)
+    if root != os.getpid():
+        with contextlib.suppress(OSError):
+            os.kill(root, signal.SIGKILL)
 
 
 def _orphans(mark: str) -> set[int]:
@@ -284,6 +329,6 @@ def _orphans(mark: str) -> set[int]:
     for path in Path("/proc/self/task").glob("*/children"):
         for text in path.read_text().split():
             with contextlib.suppress(OSError):
-                if f"{MARK}={mark}".encode() in Path(f"/proc/{text}/environ").read_bytes().split(b"\0"):
+                if mark and f"{MARK}={mark}".encode() in Path(f"/proc/{text}/environ").read_bytes().split(b"\0"):
                     found.add(int(text))
     return found

@@ -16,16 +16,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from askesis.audit.ground import Ground
-from askesis.audit.hashes import code_hash, origin, tasks_hash
+from askesis.audit.hashes import HASH, code_hash, origin, tasks_hash
 from askesis.audit.probe import Inconclusive, Probe, Skipped, known_probes
 from askesis.types import AskesisError
 
-HASH = "tasks' hash"  # an order that is no probe
 _EVIDENCE = 4000  # characters
 
 
-async def _probed(probe: Probe, ground: Ground, seconds: float) -> Mapping[str, Any]:
-    """What came of one probe."""
+async def run_probe(probe: Probe, ground: Ground, seconds: float = 60.0) -> Mapping[str, Any]:
+    """What came of one probe, in this process."""
     begun = time.monotonic()
     ground.deadline = begun + 0.8 * seconds  # a probe stops by itself before it is stopped
     answer: dict[str, Any]
@@ -58,8 +57,10 @@ async def _probed(probe: Probe, ground: Ground, seconds: float) -> Mapping[str, 
 async def _serve(channel: int, told: Mapping[str, Any]) -> None:
     from askesis.envs import load_env
 
+    key = told["key"]
+
     def say(answer: Mapping[str, Any]) -> None:
-        os.write(channel, json.dumps(answer).encode() + b"\n")
+        os.write(channel, json.dumps({**answer, "key": key}).encode() + b"\n")
 
     try:
         env = load_env(told["env"], **told["options"])
@@ -68,15 +69,24 @@ async def _serve(channel: int, told: Mapping[str, Any]) -> None:
     except AskesisError as error:
         say({"failed": str(error)})
         return
-    ground = Ground(env=env, seed=told["seed"], count=told["tasks"], first=told["split"])
+    ground = Ground(
+        env=env,
+        seed=told["seed"],
+        count=told["tasks"],
+        first=told["split"],
+        name=told["env"],
+        options=told["options"],
+        reference=told.get("reference", ""),
+    )
     known = known_probes()
     try:
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
+            key = order["key"]
             if order["probe"] == HASH:
                 say({"tasks": tasks_hash(ground.tasks)})
                 continue
-            say(await _probed(known[order["probe"]], ground, order["seconds"]))
+            say(await run_probe(known[order["probe"]], ground, order["seconds"]))
     finally:
         await env.close()
 
