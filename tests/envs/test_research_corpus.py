@@ -96,6 +96,7 @@ def mix(first, second, share=0.5, name="grey") -> "Ink":
         If one of them is not there.
     """
 ''',
+    "other_line_ends.md": "\ufeff# Far away\r\n\r\nOnly 17 of the ships came back from\r\nthere in that year.\r\n",
     "broken.py": "def (:",
     "binary.txt": "\0\1\2",
     "tests/test_shapes.py": 'def secret(value=999):\n    """A function that no question may ask about."""\n',
@@ -113,7 +114,7 @@ def folder(tmp_path):
     for name, text in PAGES.items():
         path = tmp_path / "corpus" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, newline="")
     return tmp_path / "corpus"
 
 
@@ -138,6 +139,7 @@ async def test_a_folder_of_any_texts_is_asked_about(folder):
     assert not documents_of(train) & documents_of(heldout)
     kinds = {task.data["kind"] for task in (*train, *heldout)}
     assert kinds >= {"default", "owner", "raises", "code", "number"}
+    assert any('the page "Far away"' in task.prompt and task.data["answer"] == "17" for task in (*train, *heldout))
     for task in (*train, *heldout):
         texts = await passages(env, task)
         for hop in task.data["hops"]:

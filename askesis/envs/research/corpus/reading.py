@@ -154,7 +154,7 @@ def _text(path: Path) -> str | None:
     try:
         if path.stat().st_size > _LARGEST:
             return None
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError):
         return None
     return None if "\0" in text else text
