@@ -6,13 +6,14 @@ Text is what a person reads first; the tokens are the record. Both are in the pa
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from askesis.types import Artifact, Message, Node, ToolCall, ToolEvent, Trace
+from askesis.types import Artifact, Fork, Message, Node, ToolCall, ToolEvent, Trace
 from askesis.view.figures import NOTHING, visible, written
 
 MOST_TEXT = 60_000  # characters of one episode, shared by its texts
@@ -97,7 +98,7 @@ class Entry:
     left_out: int
     tail: tuple[Token, ...]
     verbatim: Cut
-    branches: bool
+    branch: str  # what begins here; empty where the conversation just goes on
     pictures: tuple[Picture, ...] = ()
 
 
@@ -186,10 +187,12 @@ def _entries(episode: Episode) -> tuple[Entry, ...]:
     texts = max(1, sum(_texts(node.message) for node in trace.nodes))
     most = min(8_000, max(800, MOST_TEXT // texts))
     each = max(60, MOST_TOKENS // max(1, trace.turns))
-    calls, album, entries, turn = _Calls(trace), _Album(trace), [], 0
-    for at, (node, pieces) in enumerate(zip(trace.nodes, episode.pieces, strict=True)):
-        turn += node.sampled
-        head = f"turn {turn}" if node.sampled else node.message.role
+    calls, album, entries, before = _Calls(trace), _Album(trace), [], -1
+    turns = list(itertools.accumulate(node.sampled for node in trace.nodes))
+    begins = {fork.root: _begins(fork) for fork in trace.forks}
+    for at in _in_order(trace):
+        node, pieces = trace.nodes[at], episode.pieces[at]
+        head = f"turn {turns[at]}" if node.sampled else node.message.role
         notes = _turn_notes(node) if node.sampled else ()
         pictures: tuple[Picture, ...] = ()
         if node.message.role == "tool":
@@ -208,11 +211,31 @@ def _entries(episode: Episode) -> tuple[Entry, ...]:
                 left_out=left_out,
                 tail=tail,
                 verbatim=Cut("") if node.sampled else cut("".join(pieces), most),
-                branches=node.parent != at - 1,
+                branch=begins.get(at, "" if node.parent == before else "another branch begins here"),
                 pictures=pictures,
             )
         )
+        before = at
     return tuple(entries)
+
+
+def _in_order(trace: Trace) -> list[int]:
+    """The nodes, one conversation after the other: those that were held at the same time stand among each other."""
+    roots = {fork.root for fork in trace.forks}
+    owner: list[int] = []
+    for at, node in enumerate(trace.nodes):
+        owner.append(at if at in roots or node.parent < 0 else owner[node.parent])
+    if not roots:
+        return list(range(len(trace.nodes)))
+    return sorted(range(len(trace.nodes)), key=lambda at: (owner[at], at))
+
+
+def _begins(fork: Fork) -> str:
+    """What a conversation is that is not the first."""
+    if fork.kind == "compaction":
+        return "shortened, it goes on from here"
+    ended = "" if fork.outcome is None else f", ended by {fork.outcome.by}: {fork.outcome.reason}"
+    return visible(f"sub-agent {fork.name}{ended}")
 
 
 def _texts(message: Message) -> int:

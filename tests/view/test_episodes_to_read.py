@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from sample_report import node, the_trace
 
-from askesis.types import Artifact, Message, ParseFailure, Text, ToolCall, ToolEvent, assistant, tool_result, user
+from askesis.types import (
+    Artifact,
+    Fork,
+    Message,
+    Outcome,
+    ParseFailure,
+    Text,
+    ToolCall,
+    ToolEvent,
+    assistant,
+    tool_result,
+    user,
+)
 from askesis.view import Episode, Story
 from askesis.view.episode import MOST_PICTURES, MOST_TOKENS, spread
 
@@ -103,7 +115,35 @@ def test_calls_that_did_not_parse_and_branches_are_shown():
         "unterminated",
         '{"name"',
     )
-    assert [turn.branches, branch.branches] == [False, True]
+    assert [turn.branch, branch.branch] == ["", "another branch begins here"]
+
+
+def test_conversations_held_at_the_same_time_are_read_one_after_the_other():
+    done = Outcome(by="limit", reason="max_turns")
+    trace = the_trace(
+        node(user("both")),
+        node(assistant("ask"), parent=0),
+        node(user("a0"), parent=-1),
+        node(user("b0"), parent=-1),
+        node(assistant("a1"), parent=2),
+        node(assistant("b1"), parent=3),
+        node(tool_result("a1"), parent=1),
+        node(user("both, in short"), parent=-1),
+        node(assistant("end"), parent=7),
+        forks=(
+            Fork(root=2, origin=1, kind="agent", name="north", outcome=Outcome(by="policy", reason="stopped")),
+            Fork(root=3, origin=1, kind="agent", name="<south>", outcome=done),
+            Fork(root=7, origin=6, kind="compaction"),
+        ),
+    )
+    entries = story(sheet(trace)).sheets[0].entries
+    assert [one.blocks[0].text.head for one in entries] == "both|ask|a1|a0|a1|b0|b1|both, in short|end".split("|")
+    assert [(n, one.branch) for n, one in enumerate(entries) if one.branch] == [
+        (3, "sub-agent north, ended by policy: stopped"),
+        (5, "sub-agent <south>, ended by limit: max_turns"),
+        (7, "shortened, it goes on from here"),
+    ]
+    assert [one.head for one in entries if one.role == "assistant"] == ["turn 1", "turn 2", "turn 3", "turn 4"]
 
 
 def test_pictures_stand_under_the_call_that_left_them():
