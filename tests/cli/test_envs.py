@@ -113,6 +113,27 @@ def test_play_by_hand_through_a_pipe(cli, made, typed):
     assert "has 100" not in cli("envs", "play", "my_task.py:MyTask", "--split", "tset").out
 
 
+def test_a_person_plays_all_of_a_team(cli, typed, tmp_path):
+    """The orchestrator's part and a specialist's, each with the tools that it has; a client of MCP is told why not."""
+    env = load_env("team", levels=[2])
+    (task,) = env.tasks("heldout", limit=1)
+    office, ship = task.data["decides"][0][0], task.prompt.partition("commas: ")[2].partition("'s")[0]
+    typed(
+        f"look {ship}\ndelegate {office} 'whatever you have on {ship}'\nlook {ship}\n/task\n/say so it is\nanswer x\n"
+    )
+    done = cli("envs", "play", "team", "--option", "levels=[2]", "--save", tmp_path / "team.db")
+    assert done.code == 0 and "no tool 'look' (tools: answer, delegate)" in done.out
+    first, _, then = done.out.partition(f"now as {office}")
+    assert "look(ship: string" in then and "look(ship: string" not in first
+    assert then.count(f"whatever you have on {ship}") == 2 and f"{ship}'s" in then and "so it is" in then
+    assert "ended by policy, submitted after 4 turns" in done.out
+    with TraceStore(tmp_path / "team.db", readonly=True) as store:
+        (trace,) = store.traces(label="play")
+    assert [(fork.kind, fork.name, fork.outcome.reason) for fork in trace.forks] == [("agent", office, "stopped")]
+    refused = cli("envs", "serve-mcp", "team")
+    assert refused.code == 2 and "wants sub-agents" in refused.err
+
+
 async def test_any_mcp_client_plays_and_never_hears_the_reward(made):
     env = load_env("my_task.py:MyTask")
     task = env.tasks("heldout", limit=1)[0]
