@@ -203,15 +203,25 @@ class Conversation:
         half.replace(self.folder / f"{self.id}.json")
 
     async def take_tools(self, env: Env, task: Task) -> None:
-        """Offer the tools of a task from now on. Raises `EnvError`, `SandboxError`."""
+        """Offer the tools of a task from now on.
+
+        Raises `EnvError`, `SandboxError`, and `ConfigError` where some tools are sub-agents' alone: a chat has none.
+        """
         await self.drop_tools()
         state = await env.setup(task)
+        toolset, foresees = env.tools(task, state), getattr(env, "specialists", None)
+        if foresees is not None and foresees(task, state):
+            await state.close()
+            raise ConfigError(
+                f"environment {env.name!r} wants sub-agents, and a chat has none; you play it by `askesis envs play`, "
+                "and a checkpoint by `askesis eval`"
+            )
         spec = EpisodeSpec(task=task, thinking=self.thinking, group="chat", seed=0)
         session = EpisodeSession(
             spec=spec,
             speaker=EngineSpeakers(self.engine).open(spec, f"chat-{self.id}"),
             renderer=self.bundle.renderer,
-            toolset=env.tools(task, state),
+            toolset=toolset,
             options=EpisodeOptions(),
             clock=asyncio.get_running_loop().time,
         )

@@ -53,6 +53,13 @@ async def test_tools_are_called_until_the_task_ends_and_all_of_it_is_on_record(t
                 pass
 
 
+async def test_tools_that_are_sub_agents_alone_are_not_offered(tiny):
+    async with converse(tiny) as talk:
+        with pytest.raises(ConfigError, match="a chat has none"):
+            await talk.take_tools(*held_out_task("team", {}, 1))
+        assert talk.tools is None
+
+
 async def test_the_switch_in_a_message_holds_from_there_on(tiny):
     async with converse(tiny) as talk:
         talk.max_tokens = 4
