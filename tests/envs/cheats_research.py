@@ -197,6 +197,12 @@ def quotes_joined_over_passages(task):
     yield from answered(value, (document, f"{said.splitlines()[-1]} {quote} {other.splitlines()[-1]}"[:290]))
 
 
+def in_other_letters(task):
+    """A module in place of the class that is called as it: `enum` for `Enum`."""
+    value, document, quote = right(task)
+    return answered(value.swapcase(), (document, quote))
+
+
 def looks_for_the_questions(task):
     names = ("../README.md", "/etc/passwd", "questions.jsonl", "planted", "click/../../pip/__init__.py", task.id)
     looked = [call("search", query=words) for words in ("heldout answer", "accept hops", task.id, '"claimed" weak')]
@@ -242,6 +248,13 @@ CHEATS = (
             *(quote_of_an_older_version, right_words_of_an_older_version, older_value_with_the_right_quote),
             *(believes_the_post, quotes_joined_over_passages),
         )
+    ),
+    Cheat(
+        kind="weak matching",
+        name="corpus_in_other_letters",
+        play=in_other_letters,
+        where=lambda task: task.data["kind"] == "base",
+        options=CORPUS,
     ),
     Cheat(kind="leaks", name="corpus_looks_for_the_questions", play=looks_for_the_questions, options=CORPUS),
     Cheat(kind="evaluator runs input", name="corpus_filters_that_are_code", play=filters_that_are_code, options=CORPUS),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from askesis.envs.research import world
-from askesis.envs.research.corpus import Shelf, normal, plain
+from askesis.envs.research.corpus import Shelf, bare, normal, plain
 from askesis.envs.research.policies import Habits, Oracle, Reader, Walker
 from askesis.tools.search import Document, Found, Index, OpenTool, Passage, SearchTool
 from askesis.types import (
@@ -214,8 +214,9 @@ class Research:
         """`success` 1 or 0, and metrics of weight 0."""
         state = _research_state(state)
         data = trace.task.data
-        wanted = {plain(str(one)) for one in (data["answer"], *data.get("also", ()))}
-        right = state.answer is not None and plain(state.answer) in wanted
+        same = bare if data.get("exact") else plain
+        wanted = {same(str(one)) for one in (data["answer"], *data.get("also", ()))}
+        right = state.answer is not None and same(state.answer) in wanted
         exist = [await _exists(state.index, document, quote) for document, quote in state.quotes]
         bear = [
             real and any(_bears(one, hop["accept"]) for hop in data["hops"])

@@ -64,9 +64,14 @@ def normal(text: str) -> str:
     return " ".join(text.split())
 
 
+def bare(text: str) -> str:
+    """An answer without what is no part of it: quotation marks around it, a full stop."""
+    return normal(text).rstrip(".").strip("\"'` ")
+
+
 def plain(text: str) -> str:
-    """An answer without what is no part of it: quotation marks around it, a full stop, capitals."""
-    return normal(text).rstrip(".").strip("\"'` ").casefold()
+    """The same, whether letters are capitals or not."""
+    return bare(text).casefold()
 
 
 def names(text: str, value: str) -> bool:

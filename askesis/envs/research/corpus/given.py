@@ -94,7 +94,13 @@ def _question(given: Given, passages: Passages, documents: Sequence[str]) -> Que
         raise ConfigError(f"the last quote decides, but holds none of the answers {given.answers}")
     weak = [(hop.document, hop.text, "") for hop in (_hop(one, passages, documents) for one in given.weak)]
     return Question(
-        level=min(3, len(hops)), kind="given", text=given.question, answers=given.answers, hops=hops, weak=weak
+        level=min(3, len(hops)),
+        kind="given",
+        text=given.question,
+        answers=given.answers,
+        hops=hops,
+        weak=weak,
+        exact=False,
     )
 
 

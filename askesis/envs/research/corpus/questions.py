@@ -36,7 +36,10 @@ class Hop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question that can be answered from the corpus. weak: (document, text, value) of what contradicts or is weak."""
+    """A question that can be answered from the corpus. weak: (document, text, value) of what contradicts or is weak.
+
+    exact: whether capitals matter, as they do in code.
+    """
 
     level: int
     kind: str
@@ -44,6 +47,7 @@ class Question:
     answers: Sequence[str]
     hops: Sequence[Hop]
     weak: Sequence[tuple[str, str, str]]
+    exact: bool = True
 
     def data(self) -> dict[str, Any]:
         """As a task holds it."""
@@ -52,6 +56,7 @@ class Question:
             "kind": self.kind,
             "answer": self.answers[0],
             "also": list(self.answers[1:]),
+            "exact": self.exact,
             "hops": [
                 {"query": hop.query, "passage": hop.passage, "accept": [[hop.document, hop.text]]} for hop in self.hops
             ],
