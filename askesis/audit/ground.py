@@ -6,7 +6,9 @@ Whatever a probe does is played through the real rollout, as a policy would: wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,14 +126,47 @@ class Ground:
         return trace
 
     async def play_each(self, actor: Actor, tasks: Sequence[Task] | None = None, *, seed: int = 0) -> list[Trace]:
-        """One episode on each task, some at once, in their order; fewer where the time is up."""
+        """One episode on each task, some at once, in their order; fewer where the time is up, and none raises
+        `Inconclusive`."""
+        return await self.play_all([(task, actor) for task in (self.tasks if tasks is None else tasks)], seed=seed)
+
+    async def play_all(self, pairs: Sequence[tuple[Task, Actor]], *, seed: int = 0, gaps: bool = False) -> list[Trace]:
+        """One episode for each pair, as `play_each`; a task may be in several. Where the time is up, those are given
+        that came before the first unfinished one; gaps: all that are finished."""
         found: list[Trace] = []
-        chosen = list(self.tasks if tasks is None else tasks)
-        for first in range(0, len(chosen), _AT_ONCE):
+        for first in range(0, len(pairs), _AT_ONCE):
             if self.left_s <= 0 and found:
                 break
-            part = chosen[first : first + _AT_ONCE]
-            found += await asyncio.gather(*(self.play(task, actor, seed=seed) for task in part))
+            part = [
+                asyncio.ensure_future(self.play(task, actor, seed=seed))
+                for task, actor in pairs[first : first + _AT_ONCE]
+            ]
+            try:
+                await asyncio.wait(part, timeout=max(0.0, min(self.left_s, threading.TIMEOUT_MAX)))
+            finally:
+                late = [one for one in part if not one.done()]
+                for one in late:
+                    one.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+            whole = part if gaps else part[: min(map(part.index, late), default=len(part))]
+            found += [one.result() for one in whole if one not in late]
+            if late:
+                break
+        if pairs and not found:
+            raise Inconclusive("the time was up before an episode had ended")
+        return found
+
+    async def unpaid(self) -> list[Task]:
+        """The tasks on which doing nothing is not paid: others tell nothing of what else is. Raises `Inconclusive`
+        where there is none, or where the oracle, if there is one, does no better than doing nothing."""
+        if "unpaid" not in self.kept:
+            nothing = await self.play_each(lambda task, specs: NullPolicy(specs))
+            self.kept["unpaid"] = [trace.task for trace in nothing if not trace.success]
+        with contextlib.suppress(Skipped):
+            await self.oracle()
+        found: list[Task] = self.kept["unpaid"]
+        if not found:
+            raise Inconclusive("doing nothing is paid on every task")
         return found
 
     async def oracle(self) -> Sequence[Trace]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from askesis.audit.ground import Actor, Ground, Recited, said
+from askesis.audit.ground import Actor, Ground, Recited, said, submits
 from askesis.audit.probe import Inconclusive, Skipped
-from askesis.types import Message, Task, Text, ToolCall, Trace
+from askesis.envs.policies import emptiest
+from askesis.types import Message, Task, Text, ToolCall, Trace, assistant
 
 Path = tuple[str | int, ...]
 
@@ -41,13 +42,21 @@ class Submission:
         return message.text if self.path is None else str(_reached(message.tool_calls[-1].arguments, self.path))
 
     def saying(self, text: str) -> list[Message]:
-        """The same messages with another text there."""
+        """The same messages with another text there: as a number, where one stood and it is one."""
+        if self.path is None:
+            return self.putting(text)
+        old = _reached(self.messages[self.at].tool_calls[-1].arguments, self.path)
+        return self.putting(_alike(old, text))
+
+    def putting(self, value: Any) -> list[Message]:
+        """The same messages with any value there; in a message's own text, as it would be written."""
         message = self.messages[self.at]
         if self.path is None:
+            text = value if isinstance(value, str) else json.dumps(value)
             changed = replace(message, parts=(Text(text=text),))
         else:
             call = message.tool_calls[-1]
-            arguments = _replaced(call.arguments, self.path, _alike(_reached(call.arguments, self.path), text))
+            arguments = _replaced(call.arguments, self.path, value)
             changed = replace(message, tool_calls=(*message.tool_calls[:-1], replace(call, arguments=arguments)))
         return [*self.messages[: self.at], changed, *self.messages[self.at + 1 :]]
 
@@ -104,6 +113,59 @@ async def played_with(ground: Ground, found: Sequence[Submission], change: Calla
     """Each submission's episode with a changed text."""
     scripts = {one.task.id: one.saying(change(one)) for one in found}
     return await ground.play_each(reciting(scripts), tasks_of(found))
+
+
+async def openings(ground: Ground) -> list[Submission]:
+    """Where a text can be put on each task: the oracle's submissions or, where there is no oracle, a call that submits
+    with as little in it as its schema allows, or a message. Raises as `submissions`."""
+    with contextlib.suppress(Skipped):
+        return await submissions(ground)
+    found = []
+    for task in await ground.unpaid():
+        tools = await ground.tools(task)
+        spec = submits(tools)
+        if spec is None and not tools:
+            found.append(Submission(task, (assistant("x"),), 0, None, True))
+        for name, schema in (spec.parameters.get("properties", {}) if spec else {}).items():
+            if spec is not None and "string" in json.dumps(schema):
+                call = ToolCall(id="call_0", name=spec.name, arguments=emptiest(spec.parameters) | {name: "x"})
+                found.append(Submission(task, (assistant(tool_calls=(call,)),), 0, (name,), True))
+                break
+    if not found:
+        raise Skipped("there is no oracle, and nothing that takes a text as an answer")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What was put in a submission's place, and what came of it."""
+
+    one: Submission
+    put: Any
+    trace: Trace
+
+
+async def tried(ground: Ground, puts: Sequence[tuple[Submission, Any]], *, raw: bool = False) -> list[Tried]:
+    """Play each submission's episode with something else put in its place.
+
+    Those that the tool's schema turns down are left out, and where that is all of them, `Skipped` is raised. raw: the
+    value as it is, and not as a text that becomes a number where one stood.
+    """
+    pairs = [(one.task, _recited(one.putting(put) if raw else one.saying(put))) for one, put in puts]
+    played = [Tried(one, put, trace) for (one, put), trace in zip(puts, await ground.play_all(pairs), strict=False)]
+    taken = [done for done in played if not refused(done.trace)]
+    if played and not taken:
+        raise Skipped("the schema of what submits takes none of what was to be put there")
+    return taken
+
+
+def _recited(messages: Sequence[Message]) -> Actor:
+    return lambda task, specs: Recited(messages)
+
+
+def refused(trace: Trace) -> bool:
+    """Whether a call of it did not fit the schema, or was of no tool that there is."""
+    return any(event.status in ("bad_arguments", "unknown_tool") for event in trace.tool_events)
 
 
 def _texts(call: ToolCall) -> list[Path]:
