@@ -162,7 +162,8 @@ class _Episode:
         stage, played = self.stage, self.trace()
         assert self.state is not None
         try:
-            verdict = await bounded(_verdict(stage.env, played, self.state), stage.options.verify_s)
+            longest_s = max(stage.options.verify_s, getattr(stage.env, "verify_s", 0.0))
+            verdict = await bounded(_verdict(stage.env, played, self.state), longest_s)
             for term in verdict:
                 if not math.isfinite(term.value * term.weight):
                     raise VerifierError(

@@ -538,6 +538,7 @@ class Env(Protocol):
 
     Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`; where they want
     another harness than `solo`, `harness`, its name.
+    Where `verify` may take long, it has `verify_s`: seconds after which even that counts as hanging.
     """
 
     @property

@@ -49,11 +49,11 @@ def paid(trace):
 
 async def test_a_registered_environment_keeps_all_that_an_environment_promises():
     before = children()
-    report = await Checker("gymnasium:FrozenLake-v1", options=LAKES, tasks=25).run()
+    report = await Checker("gymnasium:FrozenLake-v1", options=LAKES, tasks=10).run()
     wrong = [one for one in report.checks if one.state != "ok"]
     assert not wrong, wrong
     assert report.policies["oracle"].rows[0].summary.success == 1.0
-    assert report.policies["random"].rows[0].summary.success < 0.3
+    assert report.policies["random"].rows[0].summary.success < 0.5
     assert children() <= before
 
 

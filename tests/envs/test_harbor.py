@@ -12,7 +12,7 @@ from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.envs.adapters.harbor_tests import Verdict
 from askesis.loop.checking import Checker
-from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, run_episode
+from askesis.rollout import EpisodeOptions, EpisodeSpec, PolicySpeakers, Stage, run_episode
 from askesis.types import ConfigError, EnvError, Thinking
 
 TASKS = Path(__file__).with_name("harbor_tasks")
@@ -118,12 +118,26 @@ async def test_what_decides_the_reward_is_not_there_and_what_is_forged_does_not_
 async def test_who_breaks_the_tests_gets_the_lowest_reward_and_is_not_played_again(env):
     task = named(env, "module")
     for name, code in {
-        "hangs": "while True: pass",
+        "hangs": "import time; time.sleep(1e4)",
         "kills": "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
     }.items():
         trace = await play(env, task, f"cat > roman.py <<'END'\n{code}\nEND")
-        assert (trace.outcome.by, trace.reward, terms(trace)["tests_broken"]) == ("policy", 0.0, 1.0), name
+        assert (trace.outcome.by, trace.reward, terms(trace).get("tests_broken")) == ("policy", 0.0, 1.0), (
+            name,
+            trace.outcome,
+        )
         assert trace.rewards[1].evidence
+
+
+async def test_tests_may_take_as_long_as_their_folder_says(env):
+    """And not only as long as other verifiers: else who makes them slow would be played again."""
+    speakers = PolicySpeakers(lambda spec: Scripted(lambda task: [call("submit")], spec.task), RENDERER)
+    stage = Stage(
+        speakers=speakers, renderer=RENDERER, env=env, agent=load_agent("solo"), options=EpisodeOptions(verify_s=0.001)
+    )
+    task = named(env, "greeting")
+    trace = await run_episode(EpisodeSpec(task=task, thinking=Thinking(enabled=False), group="g", seed=0), stage)
+    assert trace.outcome.by == "policy" and terms(trace)["reward"] == 0.0
 
 
 async def test_tests_that_run_the_submission_within_themselves_can_be_captured(env):
@@ -137,11 +151,8 @@ async def test_tests_that_run_the_submission_within_themselves_can_be_captured(e
     [
         ("echo nan > /logs/verifier/reward.txt", "nan"),
         ("echo 7 > /logs/verifier/reward.txt", "not between 0 and 1"),
-        ("echo one > /logs/verifier/reward.txt", "expected one number"),
-        ("true > /logs/verifier/reward.txt", "expected one number"),
         ('echo \'{"a": 1, "b": 0}\' > /logs/verifier/reward.json', "no 'reward'"),
         ("echo '{\"reward\": true}' > /logs/verifier/reward.json", "finite number"),
-        ("mkdir /logs/verifier/reward.txt", "left no reward.txt"),
         ("echo 1", "left no reward.txt"),
         ("sleep 100", "stopped by their wall limit"),
     ],

@@ -139,6 +139,8 @@ class HarborEnv:
         self._memory, self._path = memory, list(path)
         self._verdict = Verdict(lowest=lowest, highest=highest, key=key)
         self._success_at = success_at
+        # The sandbox ends tests at their own limit, which may take ten times as long on a busy machine; twice: control
+        self.verify_s = 22 * max(one.verifier_s for one in self._tasks.values()) + 60.0
         self._snapshots: dict[str, Snapshot] = {}
         self._controls: dict[str, Verified] = {}
         self._judging: dict[str, asyncio.Lock] = {}

@@ -35,7 +35,7 @@ class HarborTask:
     """One task folder, read.
 
     files: of the working tree at the beginning: path in it to (file, mode). workdir: the tree's name inside. env:
-    variables of the agent's programs, of the tests and of the solution. times in seconds, memory and storage in bytes.
+    variables of the agent's programs, of the tests and of the solution. times in seconds, memory in bytes.
     """
 
     name: str
@@ -50,7 +50,6 @@ class HarborTask:
     agent_s: float | None
     verifier_s: float
     memory: int | None
-    storage: int | None
 
     @property
     def solved(self) -> bool:
@@ -101,7 +100,6 @@ def read(folder: Path, *, ordinary: Sequence[str] = ORDINARY) -> HarborTask:
         agent_s=_seconds(agent, "agent"),
         verifier_s=_seconds(verifier, "verifier") or 600.0,
         memory=_size(environment, "memory"),
-        storage=_size(environment, "storage"),
     )
 
 
