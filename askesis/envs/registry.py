@@ -28,6 +28,7 @@ ADAPTERS: dict[str, str] = {
     "harbor": "askesis.envs.adapters.harbor:HarborEnv",
     "openenv": "askesis.envs.adapters.openenv:OpenEnvironment",
     "reasoning_gym": "askesis.envs.adapters.reasoning_gym:ReasoningGym",
+    "verifiers": "askesis.envs.adapters.verifiers:Verifiers",
 }
 
 

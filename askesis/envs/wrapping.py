@@ -33,7 +33,10 @@ class WrappedEnv:
     def __getattr__(self, name: str) -> Any:
         if name == "inner":
             raise AttributeError(name)
-        return getattr(self.inner, name)
+        value = getattr(self.inner, name)
+        if name in ("opening", "respond", "specialists"):  # the second argument is the other's state
+            return lambda one, state: value(one, inner_state(state))
+        return value
 
     @property
     def name(self) -> str:

@@ -134,6 +134,9 @@ class _Telling:
     agent: Agent
     specs: dict[str, Mapping[str, Sequence[ToolSpec]]]
 
+    def __getattr__(self, name: str) -> Any:  # what not every environment has: specialists, an opening, replies
+        return getattr(self.env, name)
+
     @property
     def name(self) -> str:
         return self.env.name

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from askesis.rollout.bounded import bounded, finished
 from askesis.rollout.costs import Costs
@@ -24,9 +25,11 @@ from askesis.types import (
     Door,
     Env,
     EnvError,
+    Message,
     Outcome,
     Renderer,
     Reward,
+    Said,
     SandboxError,
     Specialist,
     State,
@@ -116,6 +119,8 @@ class _Episode:
                 renderer=stage.renderer,
                 toolset=own,
                 foreseen=foreseen,
+                opens=_opening(stage.env, spec.task, self.state),
+                responds=_responds(stage.env, self.state),
                 place=getattr(self.state, "sandbox", None),
                 options=stage.options,
                 clock=asyncio.get_running_loop().time,
@@ -256,6 +261,16 @@ def shared_out(env: Env, task: Task, state: State) -> tuple[Sequence[Tool], list
         [tool for name, tool in tools.items() if name not in theirs],
         [(specialist, [tools[name] for name in specialist.tools]) for specialist in foreseen],
     )
+
+
+def _opening(env: Env, task: Task, state: State) -> Sequence[Message]:
+    opening = getattr(env, "opening", None)
+    return () if opening is None else tuple(opening(task, state))
+
+
+def _responds(env: Env, state: State) -> Callable[[Message], Coroutine[Any, Any, Said | None]] | None:
+    respond = getattr(env, "respond", None)
+    return None if respond is None else lambda message: respond(message, state)
 
 
 async def _verdict(env: Env, trace: Trace, state: State) -> Sequence[Reward]:

@@ -39,6 +39,7 @@ from askesis.types import (
     Outcome,
     Renderer,
     Report,
+    Said,
     Sampling,
     Sandbox,
     Specialist,
@@ -53,6 +54,7 @@ from askesis.types import (
     Waits,
     counted,
     in_line,
+    user,
 )
 
 __all__ = ["EpisodeEnded", "EpisodeOptions", "EpisodeSession", "Meter", "turn_seed"]
@@ -75,6 +77,10 @@ class EpisodeSession:
     foreseen: Sequence[tuple[Specialist, Sequence[Tool]]] = ()
     above: EpisodeSession | None = None
     specialist: str = ""
+    opens: Sequence[Message] = ()  # what the environment says at first, where that is not the prompt
+    responds: Callable[[Message], Coroutine[Any, Any, Said | None]] | None = (
+        None  # what it says to a turn that calls nothing
+    )
     place: Sandbox | None = None  # where a program of the agent's runs
     reach: Reach | None = None  # where that finds this episode
     options: EpisodeOptions
@@ -145,6 +151,11 @@ class EpisodeSession:
     def last_words(self) -> str:
         """The text of its last turn."""
         return "" if self._last is None else self._last.message.text.strip()
+
+    @property
+    def opening(self) -> Sequence[Message]:
+        """See `types.Session`."""
+        return self.opens or (user(self.task.prompt),)
 
     @property
     def specialists(self) -> Sequence[Specialist]:
@@ -471,6 +482,26 @@ class EpisodeSession:
         """What a turn has taken of the limits."""
         self.meter.tokens += len(completion.token_ids)
         self.spending.count_tokens(len(completion.token_ids), thought)
+
+    async def reply(self) -> bool:
+        """See `types.Session`."""
+        if self.responds is None or self._last is None or self.outcome is not None:
+            return False
+        begun, waits = self.clock(), Waits(self.clock, into=self.waits)
+        try:
+            said = await bounded(self.responds(self._last.message), self.spending.tool_s, waits)
+        except Exception as error:
+            reason = "timeout" if isinstance(error, TimeoutError) else "respond"
+            self.end(Outcome(by="environment", reason=reason, detail=f"{type(error).__name__}: {error}"))
+            return True
+        self.top.tool_s += max(0.0, self.clock() - begun - waits.elsewhere_s)
+        if said is None:
+            return False
+        self.add(*said.messages)
+        ended = said.end or self.spent()
+        if ended is not None and self.outcome is None:
+            self._over(ended)
+        return True
 
     # -- calls -------------------------------------------------------------------------------------------------------
 

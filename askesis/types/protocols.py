@@ -349,6 +349,14 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What an environment says in a conversation. `end`: the episode ends after it, with this outcome."""
+
+    messages: Sequence[Message] = ()
+    end: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Specialist:
     """A sub-agent that a task foresees. Its `tools` (names of the episode's) are its own: nobody else is given them.
 
@@ -400,6 +408,11 @@ class Session(Protocol):
     @property
     def messages(self) -> Sequence[Message]:
         """The conversation of the current branch."""
+        ...
+
+    @property
+    def opening(self) -> Sequence[Message]:
+        """What the conversation begins with: what the environment says, which in the main is the task's prompt."""
         ...
 
     @property
@@ -463,6 +476,11 @@ class Session(Protocol):
 
     async def turn(self, *, thinking: Thinking | None = None) -> Message:
         """Let the policy speak once; the message is already part of the conversation."""
+        ...
+
+    async def reply(self) -> bool:
+        """Let the environment answer the last turn, which called nothing. False: it has nothing to say, and the turn
+        was the agent's last."""
         ...
 
     async def call(self, calls: Sequence[ToolCall], *, together: Collection[str] = ()) -> list[Message]:
@@ -537,8 +555,9 @@ class Env(Protocol):
     """A task environment. One object serves many episodes at once; each episode has its own state.
 
     Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`; where they want
-    another harness than `solo`, `harness`, its name.
-    Where `verify` may take long, it has `verify_s`: seconds after which even that counts as hanging.
+    another harness than `solo`, `harness`, its name. Where it speaks itself: `opening(task, state) ->
+    Sequence[Message]`, in place of the prompt, and `async respond(message, state) -> Said | None`, for a turn that
+    calls nothing. Where `verify` may take long, it has `verify_s`: seconds after which even that counts as hanging.
     """
 
     @property
