@@ -2,10 +2,15 @@
 
 import asyncio
 import bdb
+import collections
+import datetime
+import decimal
 import fractions
 import json
+import operator
 import subprocess
 import sys
+import tarfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +21,7 @@ from test_repair import SUBMITTED, play, trace_of
 
 from askesis.envs import load_env
 from askesis.envs.repair.project import RepairProject, make_tasks, read_project, verifying
+from askesis.envs.repair.project.guest import PLAIN
 from askesis.envs.repair.project.mutations import KINDS, candidates
 from askesis.envs.repair.project.packages import site_folder
 from askesis.envs.repair.project.policies import edit_between
@@ -145,7 +151,7 @@ async def test_made_again_and_interrupted_the_tasks_are_the_same(tmp_path):
         if line.startswith("6 faults"):
             raise KeyError("power")
 
-    few = replace(MAKING, tasks=10, pairs=0.0)
+    few = replace(MAKING, tasks=7, pairs=0.0, runs=2)
     with pytest.raises(KeyError, match="power"):
         await make_tasks(project, out, few, on_progress=cut)
     assert not out.exists() and (tmp_path / "made.jsonl.part").exists()
@@ -155,7 +161,7 @@ async def test_made_again_and_interrupted_the_tasks_are_the_same(tmp_path):
     made = await make_tasks(project, out, few, on_progress=said.append)
     assert not any("run 1" in line for line in said)  # the suite is not run again
     assert [task["faults"] for task in made.tasks] == [task["faults"] for task in kept.tasks[: len(made.tasks)]]
-    assert len(made.tasks) == 10 and read_task_file(out).tasks == made.tasks
+    assert len(made.tasks) == 7 and read_task_file(out).tasks == made.tasks
     assert not (tmp_path / "made.jsonl.part").exists()
 
 
@@ -305,6 +311,67 @@ async def test_what_calls_compare_holds_also_where_the_rules_do_not(env, monkeyp
     assert (await rewarded(env, task, {"basket/shelf.py": patched})).value  # and this is what they are there for
 
 
+async def test_plain_values_are_compared_by_type_and_floats_up_to_rounding():
+    one = ["list", [["float", "0.1"], ["int", "1"], ["constant", True]]]
+    assert verifying.same(json.loads(json.dumps(one)), one)
+    assert verifying.same(["float", "0.30000000000000004"], ["float", "0.3"]) and verifying.same(
+        *2 * [["float", "nan"]]
+    )
+    for other in (["float", "0.31"], ["int", "0.3"], ["float", 0.3], ["float", "x"], ["float"], "0.3", None, []):
+        assert not verifying.same(other, ["float", "0.3"])
+    assert not verifying.same(["constant", 1], ["constant", True]) and not verifying.same(["int", "1"], ["int", "01"])
+
+
+async def test_plain_values_come_back_as_they_went():
+    scope = {}
+    exec(PLAIN, scope)
+    plain, real = scope["plain"], scope["real"]
+    day = datetime.datetime(2026, 2, 3, 4, 5, 6, 7)
+    values = [
+        None,
+        True,
+        -3,
+        10**90,
+        1.5,
+        2j,
+        "é",
+        b"\x00",
+        [1, (2, {3: {4}})],
+        frozenset("a"),
+        range(1, 9, 2),
+        slice(1, 2),
+    ]
+    values += [
+        day,
+        day.date(),
+        datetime.timedelta(1, 2, 3),
+        decimal.Decimal("1.20"),
+        fractions.Fraction(1, 3),
+        len,
+        min,
+    ]
+    values += [collections.deque([1]), operator.add, str.upper, collections.Counter]
+    for value in values:
+        again = real(json.loads(json.dumps(plain(value))))
+        assert again == value and type(again) is type(value)
+    given = iter([1, 2, 3])
+    next(given)
+    assert list(real(plain(given))) == [2, 3] == list(given)  # looked at, and not run
+    assert plain((n * n for n in range(3)), True) == ["iterator", [["int", "0"], ["int", "1"], ["int", "4"]]]
+    assert plain({2: 1, 1: 2}, True) == plain({1: 2, 2: 1}, True)
+    for value in (
+        object(),
+        lambda: 0,
+        (n for n in ()),
+        [object()],
+        "\ud800",
+        "x" * 5000,
+        [[[[[[[[[1]]]]]]]]],
+        list(range(99)),
+    ):
+        assert plain(value) is None
+
+
 async def test_a_sandbox_that_fails_is_no_verdict(env, monkeypatch):
     task = task_of(env, "clamp")
     state = await env.setup(task)
@@ -421,3 +488,24 @@ async def test_the_oracle_repairs_every_task_and_nothing_is_paid_for_nothing(env
         for task in env.tasks(split):
             assert (await play(env, task, env.oracle(task)))["success"] == 1.0, task.data["faults"]
             assert (await rewarded(env, task, {})).value == 0.0
+
+
+@pytest.mark.full
+async def test_a_package_of_the_index_with_the_tests_that_it_brings(tmp_path):
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "inflection"]
+    done = await asyncio.to_thread(
+        subprocess.run, [*command, "inflection==0.5.1"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no package index: {done.stderr.strip()[-200:]}")
+    with tarfile.open(tmp_path / "inflection-0.5.1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    project = read_project(tmp_path / "inflection-0.5.1")
+    out = tmp_path / "inflection.jsonl"
+    made = await make_tasks(project, out, replace(MAKING, tasks=12, heldout=0.5))
+    assert len(made.tasks) == 12 and made.made["baseline"] == {"tests": 455, "left_out": 0}
+    env = RepairProject(tasks=out, workers=2)
+    for split in ("train", "heldout"):
+        for task in env.tasks(split):
+            assert (await play(env, task, env.oracle(task)))["success"] == 1.0, task.data["faults"]
+    await env.close()

@@ -28,6 +28,7 @@ from askesis.envs.repair.project.rules import open_to_repair
 from askesis.envs.repair.project.running import Bench, outcomes
 from askesis.envs.repair.project.splitting import Cut, Split, apply_cuts, split_assertions, split_functions
 from askesis.envs.repair.project.taskfile import TaskFile
+from askesis.envs.repair.project.verifying import same
 from askesis.sandbox import LazyPool
 from askesis.types import ConfigError, RunLimits, nearest
 
@@ -330,8 +331,8 @@ class _Work:
                 continue
             rng = random.Random(trial.key)
             order = rng.sample(range(len(want)), len(want))
-            telling = [at for at in order if got[at] != want[at]]
-            order = telling + [at for at in order if got[at] == want[at]]
+            telling = [at for at in order if not same(got[at], want[at])]
+            order = telling + [at for at in order if same(got[at], want[at])]
             if telling:
                 chosen = sorted({*order[: CALLS // 2], *order[-(CALLS - CALLS // 2) :]})
                 trial.calls.append(
