@@ -19,6 +19,7 @@ BUILT_IN = {
     "reasoning": "askesis.envs.reasoning:Reasoning",
     "team": "askesis.envs.team:Team",
     "terminal": "askesis.envs.terminal:TerminalTasks",
+    "web": "askesis.envs.web:Web",
 }
 
 # Other libraries' environments, `prefix:rest`: the class gets the rest as its first argument, then the options. Its

@@ -31,6 +31,7 @@ MOST_ADDRESS = 2_000
 _NOTICES = 4  # of what happened in one call
 _QUIET_S = 0.04  # without a request: what a call brought about has come to its end
 _ANSWERS_S = 10.0  # a browser that lives says so by then
+_NOT_READY = ("not enabled", "disabled", "not visible", "not stable", "intercepts pointer", "not find some options")
 _REF = re.compile(r" \[ref=((?:f\d+)?e\d+)\]")
 _IDLE = re.compile(r" \[(?:cursor=\w+|box=[^\]]*)\]")
 _KEPT = re.compile(
@@ -54,8 +55,9 @@ class Shown:
 class LiveBrowser:
     """Opened when it is first used. sites: ASGI applications by host; nothing else can be reached.
 
-    output: characters of a call's text. timeout_s: how long a page may take over one thing. screenshots: which calls
-    leave a picture in the trace. Raises `ConfigError` for senseless values.
+    output: characters of a call's text. timeout_s: how long a page may take over one thing. hangs: whether its pages
+    can take longer by their own doing; where they cannot, that is the machinery's fault. screenshots: which calls leave
+    a picture in the trace. Raises `ConfigError` for senseless values.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class LiveBrowser:
         output: int = 4_000,
         timeout_s: float = 10.0,
         viewport: tuple[int, int] = VIEWPORT,
+        hangs: bool = True,
         screenshots: Screenshots = "end",
     ) -> None:
         if output < 200 or timeout_s <= 0 or screenshots not in ("every", "end", "never"):
@@ -74,7 +77,7 @@ class LiveBrowser:
                 "more than 0, and one of every, end, never"
             )
         self._pool, self._sites, self._viewport = pool, dict(sites), viewport
-        self._output, self._timeout_s, self.screenshots = output, timeout_s, screenshots
+        self._output, self._timeout_s, self._hangs, self.screenshots = output, timeout_s, hangs, screenshots
         self._profile: Profile | None = None
         self._pages: list[Page] = []
         self._turn = asyncio.Lock()
@@ -364,7 +367,9 @@ class LiveBrowser:
             failure = profile.port.failure
             raise ToolError(f"a site of the environment failed: {type(failure).__name__}: {failure}") from failure
 
-    def _busy(self) -> Refused:
+    def _busy(self) -> AskesisError:
+        if not self._hangs:
+            return ToolError(f"a page took longer than {self._timeout_s:g} s")
         self._stuck = True
         return Refused(f"the page is busy: no answer within {self._timeout_s:g} s; another address can be opened")
 
@@ -379,7 +384,9 @@ class LiveBrowser:
             return ToolError("the browser does not answer")
         if self._crashed:
             return Refused("the page crashed; open an address again")
-        return self._busy() if reading and "Timeout" in said else Refused(explained(said, self._timeout_s))
+        if "Timeout" in said and (reading or not (self._hangs or any(one in said for one in _NOT_READY))):
+            return self._busy()
+        return Refused(explained(said, self._timeout_s))
 
     async def _answers(self) -> bool:
         """Whether the browser itself, not only a page, is at a loss."""

@@ -8,6 +8,7 @@ those in other processes do not notice.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from askesis.types import ConfigError, ToolError, in_line
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Playwright
 
-CLOSE_S = 10.0
+CLOSE_S = 30.0
 VIEWPORT = (1024, 768)
 _GRACE_S = 0.02  # a few rounds of the event loop, in which what was sent before is heard and refused
 
@@ -63,12 +64,14 @@ class Profile:
 class BrowserPool:
     """Opens profiles. Chromium starts with the first of them, and anew in another event loop.
 
-    processes: of Chromium, at most; a further one starts when the others are full. profiles: open at once in each;
-    whoever comes when all are taken waits in line. program: Chromium's name or path, if not the system's. Raises
-    `ConfigError` for senseless numbers, `MissingExtra` where Playwright, Chromium or bubblewrap is not installed.
+    processes: of Chromium, at most; a further one starts when the others are full. profiles: open at once in each
+    (None: as many as there are processors, and two at least); whoever comes when all are taken waits in line. program:
+    Chromium's name or path, if not the system's. Raises `ConfigError` for senseless numbers, `MissingExtra` where
+    Playwright, Chromium or bubblewrap is not installed.
     """
 
-    def __init__(self, *, processes: int = 2, profiles: int = 8, program: str = "") -> None:
+    def __init__(self, *, processes: int = 2, profiles: int | None = None, program: str = "") -> None:
+        profiles = min(64, max(2, os.cpu_count() or 1)) if profiles is None else profiles
         if not 1 <= processes <= 64 or not 1 <= profiles <= 64:
             raise ConfigError(f"browser: processes={processes}, profiles={profiles}: expected 1 to 64 of each")
         self._most, self._each = processes, profiles
@@ -125,6 +128,7 @@ class BrowserPool:
         from playwright.async_api import Error
 
         closing = asyncio.ensure_future(asyncio.wait_for(profile.context.close(), CLOSE_S))
+        closing.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(closing)
         except TimeoutError:
