@@ -246,15 +246,18 @@ async def test_episodes_share_nothing(pool):
 
 
 @in_loop
-async def test_a_page_that_hangs_is_the_agents_affair(pool):
-    browser = LiveBrowser(pool, {"shop.test": Shop()}, timeout_s=3.0)
-    page = (await browser.open("/busy")).text
-    with pytest.raises(Refused, match="longer than 3 s"):
-        await browser.click(ref(page, 'button "Hang"'))
+async def test_a_page_that_hangs_is_the_agents_affair_unless_none_can(pool):
+    theirs, ours = (LiveBrowser(pool, {"shop.test": Shop()}, timeout_s=20.0, hangs=hangs) for hangs in (True, False))
+    for browser, said in ((theirs, Refused), (ours, ToolError)):
+        page = (await browser.open("/busy")).text
+        browser._timeout_s = 2.0
+        with pytest.raises(said, match="longer than 2 s"):
+            await browser.click(ref(page, 'button "Hang"'))
     with pytest.raises(Refused, match="busy"):
-        await browser.read()
-    assert "Welcome" in (await browser.open("/")).text
-    await browser.close()
+        await theirs.read()
+    theirs._timeout_s = 20.0
+    assert "Welcome" in (await theirs.open("/")).text
+    await asyncio.gather(theirs.close(), ours.close())
 
 
 @in_loop
