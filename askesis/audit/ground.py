@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from askesis.agents import load_agent
@@ -56,6 +57,7 @@ class Ground:
     first: the split that episodes are played on; where it has no tasks, the other. count: how many tasks. seed: of all
     that is drawn. deadline: of the probe at hand, by `time.monotonic`. name, options: by which another process can load
     it; empty where it cannot. reference: a file of texts that its tasks should not repeat; empty for none.
+    strangers: processes that this one had started before it was there, which are none of the environment's.
     """
 
     env: Env
@@ -66,6 +68,7 @@ class Ground:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
+    strangers: frozenset[int] = field(default_factory=lambda: children())
     specs: dict[str, Sequence[ToolSpec]] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
 
@@ -194,6 +197,15 @@ class Ground:
         if task.id not in self.specs:
             await self.play(task, lambda task, specs: NullPolicy(specs))
         return self.specs.get(task.id, ())
+
+
+def children() -> frozenset[int]:
+    """The processes that this one has started."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, path.read_text().split()))
+    return frozenset(found)
 
 
 def said(trace: Trace) -> list[Message]:

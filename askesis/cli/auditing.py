@@ -44,6 +44,9 @@ def audit(
     suppress: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML: findings that are known, each with its reason.")
     ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, help="Texts that its tasks should not repeat.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write audit.json, audit.html and audit.sarif there.")
     ] = None,
@@ -82,6 +85,7 @@ def audit(
             seed=seed,
             seconds=seconds,
             jobs=jobs,
+            reference="" if reference is None else str(reference),
             reasons=reasons,
             on_line=lambda line: _progress(line) if not as_json else None,
         )

@@ -32,6 +32,8 @@ async def run(ground: Ground) -> Sighting:
         return seen.sighting()
     severity: Severity | None = "medium"  # where only some calls fail, and the oracle's do not
     for seed in range(_EPISODES):
+        if ground.left_s <= 0:
+            break
         for trace in await ground.play_each(lambda task, specs, seed=seed: RandomPolicy(specs, seed=seed, stop=0.05)):  # type: ignore[misc]
             ended = trace.outcome
             if ended.by == "tool" and ended.reason == "timeout":

@@ -1,0 +1,159 @@
+"""How like each other tasks are, by the words and values in their prompts and data.
+
+A task is the set of its words, of its prompt's pairs of neighbours, of the lines in its data, whatever their order, and
+of its values by name. What stands in every task says nothing; what stands in one of many says much: log2(tasks / tasks
+that have it) bits, as in information retrieval (Spärck Jones 1972). Two tasks are nearly the same where nine tenths of
+what they say, in bits, is the same, one thing that no other task has (a number of its own) not counted, and where so
+much of it is the same that chance would not have done it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from askesis.types import Task
+
+ALIKE = 0.9
+_SPARE_BITS = 5.0  # beyond what the best pair of as many tasks shares by chance
+_WORD = re.compile(r"\w+")
+_LINE = 3  # words that are more together than alone
+_SHORT = 4  # values of a list that are one value together: a place, a pair
+
+
+def words(task: Task) -> set[str]:
+    """What a task is compared by: words, and in one string, joined by blanks, pairs of words and lines."""
+    return {*_prompt(task.prompt), *_leaves("", task.data)}
+
+
+def _topics(task: Task) -> set[str]:
+    """Its words alone, without single numbers and words that are one."""
+    found = (word for word in words(task) if " " not in word)
+    return {word for word in found if not word.rpartition("=")[2].replace(".", "").replace("-", "").isdigit()}
+
+
+def _prompt(text: str) -> Iterator[str]:
+    found = _WORD.findall(text.casefold())
+    yield from found
+    for pair in itertools.pairwise(found):
+        yield " ".join(pair)
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in text.casefold().splitlines():
+        found = _WORD.findall(line)
+        yield from found
+        if len(found) >= _LINE:
+            yield " ".join(found)
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _lines(value)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _WORD.findall(str(name).casefold())
+            yield from _leaves(str(name), inner)
+    elif isinstance(value, list | tuple):
+        plain = all(isinstance(inner, int | float) for inner in value)
+        if plain and 1 < len(value) <= _SHORT:
+            yield f"{key}={','.join(f'{inner:g}' for inner in value)}"
+        else:
+            for inner in value:
+                yield from _leaves(key, inner)
+    elif value is not None:
+        yield f"{key}={value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """alike: of each task, the most like one of the others (its place among them, and the share), where it is alike."""
+
+    alike: Mapping[int, tuple[int, float]]
+    n: int
+
+    @property
+    def share(self) -> float:
+        """Of tasks that have one like them."""
+        return len(self.alike) / self.n if self.n else 0.0
+
+
+def alike(tasks: Sequence[Task], others: Sequence[Task] | None = None) -> Likeness:
+    """Which of `tasks` have one nearly the same among `others`; without those, among the rest of them."""
+    sides = [tasks] if others is None else [tasks, others]
+    sets = _telling([[words(task) for task in side] for side in sides])
+    known = sorted(set().union(*(one for side in sets for one in side)))
+    place = {word: n for n, word in enumerate(known)}
+    matrices = [_matrix(side, place) for side in sets]
+    counts = [matrix.sum(axis=0) for matrix in matrices]
+    total = sum(len(side) for side in sides)
+    with np.errstate(divide="ignore"):
+        idf = [np.log2(max(len(side), 1) / count) for side, count in zip(sides, counts, strict=True)]
+    bits = np.minimum.reduce(idf)  # what all tasks of one side have says nothing
+    unique = np.sum(counts, axis=0) == 1
+    bits[unique] = np.log2(total)
+    mine, theirs = matrices[0], matrices[-1]
+    shared = (mine * bits) @ theirs.T
+    free = [np.minimum((matrix * unique).sum(axis=1), 1) * np.log2(total) for matrix in (mine, theirs)]
+    sums = [(matrix * bits).sum(axis=1) for matrix in (mine, theirs)]
+    union = (sums[0] - free[0])[:, None] + (sums[1] - free[1])[None, :] - shared
+    likeness = shared / np.maximum(union, 1e-9)
+    likeness[shared < 2 * np.log2(max(total, 2)) + _SPARE_BITS] = 0.0
+    if others is None:
+        np.fill_diagonal(likeness, 0.0)
+    if not likeness.size:
+        return Likeness({}, len(tasks))
+    best = likeness.argmax(axis=1)
+    found = {n: (int(at), float(likeness[n, at])) for n, at in enumerate(best) if likeness[n, at] >= ALIKE}
+    return Likeness(found, len(tasks))
+
+
+def _telling(sides: list[list[set[str]]]) -> list[list[set[str]]]:
+    """Without pairs and lines that have a word in them which no other task has: they say no more than that word."""
+    counts = Counter(word for side in sides for one in side for word in one)
+
+    def more(word: str) -> bool:
+        return " " not in word or all(counts[part] != 1 for part in word.split(" "))
+
+    return [[{word for word in one if counts[word] > 1 or more(word)} for one in side] for side in sides]
+
+
+def _matrix(sets: Iterable[set[str]], place: Mapping[str, int]) -> NDArray[np.float32]:
+    rows = list(sets)
+    matrix = np.zeros((len(rows), len(place)), dtype=np.float32)
+    for n, one in enumerate(rows):
+        matrix[n, [place[word] for word in one]] = 1.0
+    return matrix
+
+
+def vendi(tasks: Sequence[Task]) -> tuple[float, float]:
+    """How many different tasks there are in effect (the Vendi score, Friedman and Dieng 2023, with the cosine of sets
+    of words as kernel), and what share of a task's words is not in nearly every task. Single numbers do not count."""
+    sets = [_topics(task) for task in tasks]
+    counts = Counter(word for one in sets for word in one)
+    varying = [{word for word in one if counts[word] <= 0.9 * len(tasks)} for one in sets]
+    share = float(np.mean([len(few) / len(all_) if all_ else 0.0 for few, all_ in zip(varying, sets, strict=True)]))
+    known = {word: n for n, word in enumerate(sorted(set().union(*varying)))}
+    if not known:
+        return 1.0, share
+    matrix = _matrix(varying, known)
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix = matrix / np.maximum(norms, 1e-9)
+    kernel = matrix @ matrix.T
+    empty = norms[:, 0] == 0
+    kernel[np.ix_(empty, empty)] = 1.0  # who say nothing of their own are all the same
+    values = np.linalg.eigvalsh(kernel.astype(np.float64) / len(tasks))
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum())), share
+
+
+def shown(task: Task, most: int = 200) -> str:
+    """A task in a line."""
+    return f"{task.id} {' '.join(task.prompt.split())[:most]!r}"
