@@ -33,6 +33,10 @@ class _FunctionTool:
     function: Callable[..., Any]
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
+        known = self.spec.parameters["properties"]
+        if unknown := sorted(set(args) - set(known)):  # the schema lets them through; a failure would be nobody's fault
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            return ToolResult(text=f"error: {self.spec.name} has no argument {unknown[0]!r}: {takes}", error=True)
         result = self.function(**args)
         if inspect.isawaitable(result):
             result = await result

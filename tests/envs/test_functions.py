@@ -37,6 +37,9 @@ async def test_the_model_is_told_what_the_function_says():
     assert (await find({"text": "hats", "most": 2}, None)).text == "2 of hats by price"
     bought = await buy({"things": ["hat"], "gift": None}, None)
     assert (bought.text, bought.end.reason) == ("['hat'], None", "submitted")
+    unknown = await find({"text": "hats", "colour": "red"}, None)  # the schema lets it through
+    assert unknown.error
+    assert "colour" in unknown.text
     assert tool(lambda: "now", name="clock").spec.parameters == {"type": "object", "properties": {}}
 
 
