@@ -101,13 +101,16 @@ class Audit:
     def verdict(self) -> str:
         """In a word: `high`, `medium`, `low`, `info` of the worst finding, `inconclusive`, or `clean`.
 
-        Inconclusive: nothing was found, and more than half of the probes of validity could not tell.
+        Inconclusive: nothing was found, and there is no oracle, or more than half of the probes of validity that there
+        was something for could not tell.
         """
         if self.worst is not None:
             return self.worst
-        verdicts = [line.verdict for line in self.lines if line.axis == "validity"]
-        told = verdicts.count("clean") + verdicts.count("suppressed")
-        return "clean" if 2 * told >= len(verdicts) else "inconclusive"
+        verdicts = {line.probe: line.verdict for line in self.lines if line.axis == "validity"}
+        about = [verdict for verdict in verdicts.values() if verdict != "skipped"]
+        told = about.count("clean") + about.count("suppressed")
+        sure = 2 * told >= len(about) and verdicts.get("oracle") != "skipped"
+        return "clean" if sure else "inconclusive"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `schema` says which."""
