@@ -10,6 +10,7 @@ ANSWERS = (
     "oracle null-battery near-miss random-policy constant-answer crossed-answer shotgun substring format empty-passes "
     "malformed impossible-twin search-answers search-actions judge evaluator-eval"
 ).split()
+RUNNING = "process-capture channel-forgery harness-tamper leaks privilege".split()
 TASKS = {"constant-answer": 12, "random-policy": 8, "search-answers": 8}  # of others, few are enough to see it
 
 SLOW = ("search-actions", "random-policy", "search-answers")  # where nothing is found they look for long
@@ -20,12 +21,13 @@ def fixtures(names):
         module = planted(name)
         for table in ("FLAWED", "CLEAN"):
             for variant, env in getattr(module, table).items():
-                slow = name in SLOW and table == "CLEAN" and variant != "a"
+                slow = name in (*SLOW, *RUNNING) and table == "CLEAN" and variant != "a"
                 marks = [pytest.mark.full] if slow else []
                 yield pytest.param(name, table == "FLAWED", env, id=f"{name} {table.lower()} {variant}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "flawed", "env"), list(fixtures(ANSWERS)))
+@pytest.mark.filterwarnings("ignore:Possible nested set")  # of a fixture that takes any text for a pattern
+@pytest.mark.parametrize(("name", "flawed", "env"), list(fixtures([*ANSWERS, *RUNNING])))
 async def test_a_flaw_is_found_and_a_clean_twin_is_clean(name, flawed, env):
     made = env()
     answer = await run_probe(known_probes()[name], Ground(env=made, count=TASKS.get(name, 4)), seconds=120)

@@ -38,6 +38,8 @@ VALUES: tuple[Any, ...] = (
 def odd_calls(spec: ToolSpec) -> Iterator[ToolCall]:
     """Calls that fit the schema, with one odd argument each, the others as empty as can be."""
     base = emptiest(spec.parameters)
+    if legal(spec.parameters, base | {"zzqx": 1}):  # an argument that it does not have
+        yield ToolCall(id="call_0", name=spec.name, arguments=base | {"zzqx": 1})
     for name in spec.parameters.get("properties", {}):
         for value in (*TEXTS, *VALUES):
             arguments = base | {name: value}

@@ -49,7 +49,8 @@ class Called:
         self.spec, self.function = spec, function
 
     async def __call__(self, args, session):
-        found = self.function(**args)
+        known = self.spec.parameters["properties"]
+        found = self.function(**{name: value for name, value in args.items() if name in known})
         return found if isinstance(found, ToolResult) else ToolResult(text=str(found))
 
 
