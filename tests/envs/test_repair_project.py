@@ -16,9 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cheating import Scripted, call
 from small_project import FILES, MAKING, TASKS, write_project
 from test_repair import SUBMITTED, play, trace_of
 
+from askesis.agents import agent_for
+from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.envs.repair.project import RepairProject, make_tasks, read_project, verifying
 from askesis.envs.repair.project.guest import PLAIN
@@ -28,7 +31,9 @@ from askesis.envs.repair.project.policies import edit_between
 from askesis.envs.repair.project.rules import broken, open_to_repair
 from askesis.envs.repair.project.splitting import apply_cuts
 from askesis.envs.repair.project.taskfile import read_task_file
-from askesis.types import ConfigError, EnvError, SandboxError, VerifierError
+from askesis.rollout import EpisodeOptions, EpisodeSpec, PolicySpeakers, Stage, run_episode
+from askesis.sandbox.warden import longest
+from askesis.types import ConfigError, EnvError, SandboxError, Thinking, VerifierError
 
 SHELF = FILES["basket/shelf.py"]
 HEAD = '    """The nearest number from low to high."""\n'
@@ -480,6 +485,39 @@ def test_make_repair_on_the_command_line(tmp_path):
     assert len(read_task_file(tmp_path / "t.jsonl.gz").tasks) == 1
     wrong = subprocess.run([*command, "-o", "x", "--kind", "comparisons"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and "did you mean 'comparison'" in wrong.stderr
+
+
+async def test_every_limit_of_the_sandbox_comes_before_those_of_the_episode(env):
+    """Where it is the other way round, who submits something without an end is never judged, and pays nothing."""
+    slow = RepairProject(tasks=TASKS, tests_s=200.0)
+    for one, tests_s in ((env, 60.0), (slow, 200.0)):
+        bench = await one._bench(one.tasks("train")[0])
+        for task in (*one.tasks("train"), *one.tasks("heldout")):
+            own = verifying.CALLS_S * len(task.data["calls"]) + task.data["seconds"]
+            assert bench.limits.wall_s > own and bench.limits.cpu_s > own
+            assert task.limits.tool_s > longest(tests_s) + longest(verifying.RULES_LIMITS.wall_s)
+        assert one.verify_s > longest(bench.limits.wall_s) + longest(verifying.RULES_LIMITS.wall_s)
+    await slow.close()
+
+
+@pytest.mark.full
+async def test_two_repairs_without_an_end_are_a_verdict(env, monkeypatch):
+    """Also where a verdict of this environment takes longer than one may elsewhere."""
+    monkeypatch.setattr(verifying, "CALLS_S", 2.0)
+    task = next(task for task in env.tasks("heldout") if len(task.data["calls"]) == 2)
+    text = FILES["basket/counts.py"]
+    for head in ("or None.", "at a time."):
+        line = next(line for line in text.splitlines() if line.endswith(f'{head}"""'))
+        text = text.replace(line, f"{line}\n    while True:\n        pass")
+    calls = [call("write", path="basket/counts.py", content=text), call("submit")]
+    renderer = Qwen3Renderer(train_bpe(["loop"], 300))
+    speakers = PolicySpeakers(lambda spec: Scripted(lambda task: calls, task), renderer)
+    options = EpisodeOptions(verify_s=1.0)
+    stage = Stage(speakers=speakers, renderer=renderer, env=env, agent=agent_for(env), options=options)
+    whole = replace(task, limits=replace(task.limits, max_turn_tokens=10**6), id=task.id)
+    trace = await run_episode(EpisodeSpec(task=whole, thinking=Thinking(enabled=False), group="g", seed=0), stage)
+    assert trace.outcome.learnable and trace.reward == 0.0, trace.outcome
+    assert "late" in trace.rewards[0].evidence
 
 
 @pytest.mark.full

@@ -18,8 +18,16 @@ from askesis.envs.repair.project.policies import Demonstrator, Habits, Oracle
 from askesis.envs.repair.project.running import Bench
 from askesis.envs.repair.project.splitting import apply_cuts
 from askesis.envs.repair.project.taskfile import TaskFile, read_task_file
-from askesis.envs.repair.project.verifying import Verdict, broken_files, judged, rules_broken
+from askesis.envs.repair.project.verifying import (
+    RULES_LIMITS,
+    Verdict,
+    broken_files,
+    judged,
+    judging_s,
+    rules_broken,
+)
 from askesis.sandbox import LazyPool
+from askesis.sandbox.warden import longest
 from askesis.tools.files import file_tools
 from askesis.tools.rendering import bounded
 from askesis.tools.terminal import LiveShell, terminal_tools
@@ -47,6 +55,7 @@ from askesis.types import (
 )
 
 MOST_NAMED = 8  # failing tests that a prompt names
+SLACK_S = 30.0  # for what a sandbox takes beside the program that runs in it
 SHELL_LIMITS = RunLimits(wall_s=1200.0, cpu_s=300.0, memory=2**30, processes=64, file_size=2**24, output=2**22)
 _TOOK = re.compile(r" in \d+\.\d+s(?: \(\d+:\d\d:\d\d\))?(?=\s*\Z)")  # else no two runs would say the same
 _SUBMITTED = Outcome(by="policy", reason="submitted")
@@ -176,6 +185,7 @@ class RepairProject:
             found = read_task_file(place)
             self._files[found.project.digest] = found
         self._levels, self._kinds = tuple(levels), frozenset(kinds)
+        files = [*self._files.values()]
         known = {fault["kind"] for one in self._files.values() for data in one.tasks for fault in data["faults"]}
         for kind in kinds:
             if kind not in known:
@@ -184,8 +194,16 @@ class RepairProject:
             digest: [site or str(site_folder(one.requires, without=one.project.name))]
             for digest, one in self._files.items()
         }
+        # A submission may have no end, and a busy machine may take ten times as long over it: what ends it is always a
+        # limit of the sandbox, which is a verdict. Ours is for a machine that fails, which is none.
+        rules_s = 2 * (longest(RULES_LIMITS.wall_s) + SLACK_S)
+        self._judging_s = max(2 * tests_s, SLACK_S + max(judging_s(data) for one in files for data in one.tasks))
+        self.verify_s = rules_s + longest(self._judging_s) + SLACK_S
         self._limits = Limits(
-            max_turns=max_turns, max_turn_tokens=max_turn_tokens, wall_s=1200.0, tool_s=tests_s + 30.0
+            max_turns=max_turns,
+            max_turn_tokens=max_turn_tokens,
+            wall_s=1200.0,
+            tool_s=longest(tests_s) + rules_s + SLACK_S,
         )
         self._run_limits = RunLimits(
             wall_s=tests_s, cpu_s=tests_s, memory=memory, processes=64, file_size=2**24, output=2**18
@@ -263,8 +281,8 @@ class RepairProject:
                 one.project,
                 self._sandboxes,
                 RunLimits(
-                    wall_s=2 * self._run_limits.wall_s,
-                    cpu_s=2 * self._run_limits.cpu_s,
+                    wall_s=self._judging_s,
+                    cpu_s=self._judging_s,
                     memory=self._run_limits.memory,
                     processes=64,
                     file_size=2**24,

@@ -32,6 +32,11 @@ class Verdict:
     why: str = ""
 
 
+def judging_s(data: Mapping[str, Any]) -> float:
+    """Seconds of its own time after which everything that judges a task's submission has been given up."""
+    return CALLS_S * len(data["calls"]) + float(data["seconds"])
+
+
 def mutations_of(data: Mapping[str, Any]) -> list[Mutation]:
     """The faults of a task."""
     return [Mutation(**fault) for fault in data["faults"]]
