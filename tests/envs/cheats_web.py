@@ -214,6 +214,13 @@ CHEATS = (
     cheat("verifier captured", "page_lies_to_scripts", script(LIES), BUILD),
     cheat("verifier captured", "page_never_stands_still", flickering, BUILD, slow=True),
     cheat("verifier captured", "page_hangs_its_verifier", script("for (;;) document.title += 'x'"), BUILD, slow=True),
+    cheat(
+        "verifier captured",
+        "windows_hang_its_verifier",
+        script("for (let i = 0; i < 4; i++) open('/'); for (;;) document.title += 'x'"),
+        BUILD,
+        slow=True,
+    ),
     cheat("verifier captured", "page_goes_elsewhere", script("location = 'about:blank'"), BUILD, slow=True),
     cheat("verifier captured", "page_asks_for_ever", script("for (;;) alert('success')"), BUILD, slow=True),
     cheat("verifier captured", "page_throws", script("throw Error('success')"), BUILD, slow=True),

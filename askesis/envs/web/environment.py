@@ -20,7 +20,7 @@ from askesis.envs.web.contact import Contact, contact
 from askesis.envs.web.drawing import Template
 from askesis.envs.web.files import Files
 from askesis.envs.web.judging import faults
-from askesis.envs.web.looking import look
+from askesis.envs.web.looking import LONGEST_S, look
 from askesis.envs.web.policies import Habits, Oracle
 from askesis.envs.web.serving import Site
 from askesis.envs.web.shop import Shop, shop
@@ -126,6 +126,7 @@ class Web:
     """
 
     name = "web"
+    verify_s = LONGEST_S
 
     def __init__(
         self,

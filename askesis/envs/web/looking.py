@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 HEIGHT = 2400  # of the window, so that the whole of a page that is asked for is in it
 MOST_NODES = 4_000
 MOST_ERRORS = 20
-_LOAD_S, _CALL_S, _LOOK_S = 10.0, 10.0, 25.0  # all of it twice has to fit into a verifier's time
+_LOAD_S, _CALL_S, _LOOK_S = 10.0, 10.0, 25.0
+_AROUND_S = 100.0  # for a browser to start, and to close what it holds
+LONGEST_S = 3 * (_LOOK_S + _AROUND_S)  # the page shared, the page alone, and a page of ours
+_OURS = b"<!doctype html><title>ours</title><h1>ours</h1>"
 _REST_S, _WATCHED_S = 0.3, 0.15  # what a page does by itself when it has come; after that it has to be still
 _CHANGES = ("childNodeInserted", "childNodeRemoved", "attributeModified", "attributeRemoved", "characterDataModified")
 _STYLES = ("opacity", "visibility", "color", "font-size")
@@ -102,22 +105,42 @@ async def look(pool: BrowserPool, snapshot: Snapshot, *, press: str = "") -> See
     """Open a tree's index.html in a fresh profile; or why that cannot be done, which is the page's fault.
 
     press: the name of a button to be clicked. A page with which a shared browser dies or is at a loss is looked at once
-    more in one of its own; what goes wrong there is the page's doing. Raises `ToolError` where none starts.
+    more in one of its own. What goes wrong there is the page's doing if a page of ours is seen in the same way; raises
+    `ToolError` where it is not, for then it is the machine's.
     """
-    site = {PAGE_HOST: Files(_reader(snapshot))}
+
+    async def read(path: str) -> bytes:
+        return snapshot.read(path)
+
     for alone in (False, True):
-        async with pool.profile(site, alone=alone) as profile:
-            try:
-                return await asyncio.wait_for(_seen(profile, press), _LOOK_S)
-            except Unfit as unfit:
-                if alone or not unfit.slow:
-                    return str(unfit)
-            except Exception as error:
-                if alone:
-                    return f"the page brought the browser down ({type(error).__name__})"
-                if not _browsers(error):
-                    raise
-    raise ToolError("the page was not looked at")  # not reached
+        found = await _looked(pool, read, press, alone=alone)
+        if not isinstance(found, Unfit):
+            return found
+        if not found.slow:
+            return str(found)
+    ours = await _looked(pool, _read_ours, "", alone=True)
+    if isinstance(ours, Unfit):
+        raise ToolError(f"the browser shows no page in time: {ours}")
+    return str(found)
+
+
+async def _looked(pool: BrowserPool, read: Any, press: str, *, alone: bool) -> Seen | Unfit:
+    """The page, or why it could not be looked at."""
+    async with pool.profile({PAGE_HOST: Files(read)}, alone=alone) as profile:
+        try:
+            return await asyncio.wait_for(_seen(profile, press), _LOOK_S)
+        except Unfit as unfit:
+            return unfit
+        except Exception as error:
+            if not _browsers(error):
+                raise
+            return Unfit(f"the page brought the browser down ({type(error).__name__})", slow=True)
+
+
+async def _read_ours(path: str) -> bytes:
+    if path != "index.html":
+        raise FileNotFoundError(path)
+    return _OURS
 
 
 def _browsers(error: Exception) -> bool:
@@ -125,13 +148,6 @@ def _browsers(error: Exception) -> bool:
     from playwright.async_api import Error
 
     return isinstance(error, Error | TimeoutError | ToolError)
-
-
-def _reader(snapshot: Snapshot) -> Any:
-    async def read(path: str) -> bytes:
-        return snapshot.read(path)
-
-    return read
 
 
 async def _seen(profile: Profile, press: str) -> Seen:
@@ -178,8 +194,7 @@ async def _at(profile: Profile, width: int, errors: list[str], press: str) -> tu
         return title, view, pressed
     finally:
         profile.context.remove_listener("page", note)
-        for one in {page, *opened}:
-            await asyncio.wait_for(one.close(), _CALL_S)
+        await asyncio.wait_for(asyncio.gather(*(one.close() for one in {page, *opened})), _CALL_S)
 
 
 async def _demand_rest(session: CDPSession) -> None:
