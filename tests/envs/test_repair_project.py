@@ -265,6 +265,9 @@ async def test_outside_of_functions_nothing_changes():
         assert "outside the bodies" in broken(SHELF, SHELF.replace(old, new), SHELF)
     counts = FILES["basket/counts.py"]
     assert "only the project's own" in broken(counts, counts.replace("name.strip()", "name.lower()"), counts)
+    own = "from basket.counts import mean\nimport basket.shelf\n\ndef f(a):\n    return mean(basket.shelf.f(a, 1, 2))\n"
+    assert open_to_repair(own) == set() and open_to_repair(own, ["basket"]) == {"f"}
+    assert broken(own, own.replace("1, 2", "2, 1"), own, ["basket"]) == ""
     assert open_to_repair(counts) == {"mean", "runs", "most_common", "windows", "folded"}
 
 

@@ -227,7 +227,7 @@ class _Work:
             if not self.baseline.runs(path):
                 continue
             source = project.source(path)
-            free = open_to_repair(source)
+            free = open_to_repair(source, project.packages)
             found = candidates(source, path, kinds=making.kinds, most=2 * making.per_function, seed=making.seed)
             for mutations in (mutations for name, mutations in found.items() if name in free):
                 trials = []

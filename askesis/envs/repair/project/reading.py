@@ -47,6 +47,11 @@ class Project:
             found.update(f"\0{path}\0{len(content)}\0".encode() + content)
         return found.hexdigest()[:16]
 
+    @property
+    def packages(self) -> list[str]:
+        """The first names of its modules."""
+        return sorted({self.module(path).partition(".")[0] for path in self.sources})
+
     def source(self, path: str) -> str:
         """The text of a source file."""
         return self.files[path].decode()

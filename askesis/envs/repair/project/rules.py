@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 SAFE_MODULES = frozenset(
     "math cmath itertools functools operator collections re datetime decimal fractions heapq bisect random statistics "
@@ -47,10 +47,11 @@ _MOST = 2**20  # characters of a file
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def broken(before: str, after: str, reference: str) -> str:
+def broken(before: str, after: str, reference: str, own: Collection[str] = ()) -> str:
     """Which rule a changed file breaks, in words; empty for none.
 
-    before: the file as the agent got it; after: as it was submitted; reference: the project's own.
+    before: the file as the agent got it; after: as it was submitted; reference: the project's own. own: the project's
+    packages, by their first names.
     """
     if len(after) > _MOST or len(after) > 2 * len(before) + 10_000:
         return f"the file has grown to {len(after)} characters"
@@ -64,7 +65,7 @@ def broken(before: str, after: str, reference: str) -> str:
     if skeletons[0] != skeletons[1]:
         return "something outside the bodies of its functions was changed (imports, signatures, classes, module level)"
     try:
-        return _compared(*trees)
+        return _compared(trees[0], trees[1], trees[2], own)
     except RecursionError:
         return "nests too deep"
 
@@ -75,8 +76,8 @@ def _parsed(text: str) -> ast.Module:
         return ast.parse(text)
 
 
-def _compared(before: ast.Module, after: ast.Module, reference: ast.Module) -> str:
-    known, own, was = _Known(reference), dict(_functions(reference)), dict(_functions(before))
+def _compared(before: ast.Module, after: ast.Module, reference: ast.Module, packages: Collection[str]) -> str:
+    known, own, was = _Known(reference, packages), dict(_functions(reference)), dict(_functions(before))
     for name, function in _functions(after):
         if name not in own or name not in was:
             return f"{name} is not one of its functions"
@@ -117,7 +118,8 @@ def _dumped(body: list[ast.stmt]) -> str:
 class _Known:
     """The words of a file: what a repair may use."""
 
-    def __init__(self, reference: ast.Module) -> None:
+    def __init__(self, reference: ast.Module, own: Collection[str] = ()) -> None:
+        self.safe = SAFE_MODULES | set(own)
         self.names = {node.id for node in ast.walk(reference) if isinstance(node, ast.Name)}
         self.names |= {node.name for node in ast.walk(reference) if isinstance(node, Function | ast.ClassDef)}
         self.names |= {node.arg for node in ast.walk(reference) if isinstance(node, ast.arg)}
@@ -142,7 +144,7 @@ class _Known:
         """module: empty for the project's own."""
         self.names.add(name)
         top = module.partition(".")[0]
-        if top and top not in SAFE_MODULES:
+        if top and top not in self.safe:
             self.risky.add(name)
             if top not in BENIGN_MODULES:
                 self.strong.add(name)
@@ -156,7 +158,7 @@ class _Known:
                 brought = [] if node.level else [(node.module or "").partition(".")[0]]
             else:
                 brought = []
-            if not set(brought) <= SAFE_MODULES | BENIGN_MODULES:
+            if not set(brought) - {""} <= self.safe | BENIGN_MODULES:
                 return f"an import of {brought[0]}"
             if isinstance(node, ast.Name) and node.id in POWERFUL:
                 return node.id
@@ -254,10 +256,10 @@ def _bound(function: Function) -> set[str]:
     return found - {""}
 
 
-def open_to_repair(source: str) -> set[str]:
+def open_to_repair(source: str, own: Collection[str] = ()) -> set[str]:
     """The functions of a file, by qualified name, of which another version than the project's own can be accepted."""
     tree = _parsed(source)
-    known = _Known(tree)
+    known = _Known(tree, own)
     return {name for name, function in _functions(tree) if not known.powerful(function)}
 
 
@@ -273,7 +275,7 @@ def _harmless(name: str) -> bool:
 
 
 def main() -> None:
-    """What runs in the sandbox: a list of [before, after, reference] as JSON comes in, a list of texts goes out."""
+    """What runs in the sandbox: lists of [before, after, reference, own] come in as JSON, a text for each goes out."""
     import json
     import sys
 

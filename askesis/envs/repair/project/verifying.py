@@ -98,7 +98,8 @@ async def judged(bench: Bench, data: Mapping[str, Any], submitted: Mapping[str, 
 async def rules_broken(bench: Bench, before: Mapping[str, str], changed: Mapping[str, str]) -> str:
     """Which rule the changed files break; empty for none. Raises `VerifierError` where the machinery fails."""
     paths = sorted(changed)
-    asked = [[before[path], changed[path], bench.project.source(path)] for path in paths]
+    own = bench.project.packages
+    asked = [[before[path], changed[path], bench.project.source(path), own] for path in paths]
     try:
         sandbox = await bench.sandboxes.acquire()
         try:
