@@ -1,5 +1,6 @@
 """reasoning-gym, as the family `reasoning` and one dataset at a time: what is right is paid, nothing else is."""
 
+import asyncio
 import contextlib
 import io
 import re
@@ -8,13 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import scorers_double
 from cheating import Scripted, call
 from cheats_reasoning import PLANTED, TIE
 
 from askesis.envs import load_env
 from askesis.envs.reasoning.datasets import DATASETS, LEVELS, SUBJECT_OF, source
 from askesis.envs.reasoning.drawing import Source, heldout, known
-from askesis.envs.reasoning.scoring import EXACT, GRAMMARS, evaluating, formula, judge
+from askesis.envs.reasoning.scoring import EXACT, GRAMMARS, _asker, evaluating, formula, judge, judged
 from askesis.loop import play_policy
 from askesis.types import ConfigError, Outcome, VerifierError
 
@@ -154,7 +156,49 @@ def test_what_scorers_evaluate_is_known_and_what_they_are_shown_is_no_code(tmp_p
     ):
         for grammar in set(GRAMMARS.values()):
             assert not grammar(code) or code == "(9**9)", (grammar.__name__, code)
-    assert formula("3*x**2/2 + sin(x) - C") and formula("-120*z**3 + 160*z**2")
+    for fine in (
+        "3*x**2/2 + sin(x) - C",
+        "-120*z**3 + 160*z**2",
+        "2*(2 - 8*x)**(3/2)/3 + C",
+        "-cos(3*x - 10)**3/3 + C",
+    ):
+        assert formula(fine), fine
+    assert formula("x*(x**2 + 1)**3/3 + sqrt(1 - 9*x**2)") and formula("exp(x)*sin(x)**(-2)")
+
+
+BOMBS = ["((9**99)**99)**99", "(9*9)**9", "((x**99)**99)**99", "(" * 150 + "x" + ")" * 150]
+BOMBS += [
+    "*".join(["(x + y + z + t + a + b)**9"] * 12),
+    "((x+1)**9*(y+1)**9)**9",
+    "2**9",
+    "pi**9",
+    "E**9",
+    "x(x)(x)**2",
+]
+
+
+def test_an_answer_that_would_take_for_ever_is_not_read():
+    for bomb in BOMBS:
+        assert formula(bomb) == (bomb in BOMBS[3:4]), bomb
+
+
+async def test_an_answer_that_takes_more_than_it_may_is_wrong_and_others_are_judged_on():
+    drawn = Source.of("simple_integration", {})
+    dataset, entry = drawn.dataset(0, 50), drawn.entry(0, 50, 1)
+    right = known(entry).replace(" + C", "")
+    slow, large = scorers_double.Slow(), scorers_double.Large()
+    found = await asyncio.gather(
+        judged(slow, "simple_integration", "x", entry),
+        judged(large, "simple_integration", "x", entry),
+        judged(dataset, "simple_integration", f"{right} - C", entry),
+    )
+    assert [one.right for one in found] == [False, False, True]
+    assert "took more than it may" in found[0].why and ("MemoryError" in found[1].why or "took more" in found[1].why)
+    with pytest.raises(VerifierError, match="fails on the known answer"):
+        await judged(scorers_double.Failing(), "simple_integration", "x", entry)
+    _asker()._process.kill()
+    _asker()._process.wait()
+    assert (await judged(dataset, "simple_integration", f"{right} - C", entry)).right
 
 
 @pytest.mark.full

@@ -8,7 +8,7 @@ from typing import Any
 
 from askesis.envs.reasoning.drawing import Source, known, library
 from askesis.envs.reasoning.policies import Answerer
-from askesis.envs.reasoning.scoring import MOST, judge
+from askesis.envs.reasoning.scoring import ASK_S, MOST, judged
 from askesis.sandbox import LazyPool
 from askesis.tools.python import RUNNER, python_tool
 from askesis.types import (
@@ -91,6 +91,7 @@ class Questions:
     once. Raises `MissingExtra` without reasoning-gym, `ConfigError` for senseless values.
     """
 
+    verify_s = ASK_S + 20.0
     solved = True  # whether an answer to every question is known; without, there is no oracle
 
     def __init__(self, *, name: str, python: bool, max_turns: int, max_turn_tokens: int, workers: int) -> None:
@@ -155,7 +156,7 @@ class Questions:
         data, right, share, why = trace.task.data, False, 0.0, "no answer"
         if state.answer is not None and trace.outcome.reason == _SUBMITTED.reason:
             entry, dataset = self._again(trace.task)
-            verdict = judge(dataset, data["dataset"], state.answer, entry)
+            verdict = await judged(dataset, data["dataset"], state.answer, entry)
             right, share, why = verdict.right, verdict.share, verdict.why
         rewards = [
             Reward(name="success", value=float(right), evidence=why),

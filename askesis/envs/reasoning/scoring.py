@@ -8,18 +8,25 @@ once is only shown one, or is not asked: then the answer has to be the known one
 
 from __future__ import annotations
 
+import ast
+import atexit
 import re
+import threading
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any, cast
 
+from askesis.envs.adapters.workers import Refused, Worker
+from askesis.envs.reasoning.asking import WALL_S, packed
 from askesis.envs.reasoning.drawing import known
-from askesis.types import VerifierError
+from askesis.types import EnvError, VerifierError
 
 MOST = 16_000  # characters of an answer
+ASK_S = WALL_S + 60.0  # until the process that asks a scorer has answered, the start of that included
 _NUMBER = re.compile(r"[+-]?\d{1,60}(\.\d{1,60})?")
 _EVALUATES = frozenset(
     {"eval", "exec", "compile", "parse_expr", "parse_latex", "sympify", "lambdify", "nsimplify", "pickle", "marshal"}
@@ -29,6 +36,7 @@ _EVALUATES = frozenset(
 # -- grammars: what a scorer that evaluates may be shown ---------------------------------------------------------------
 
 _POWER = re.compile(r"\*\*\s*(\(\s*-?\d{1,2}(\s*/\s*\d{1,2})?\s*\)|-?\d{1,2})(?!\s*\*\*)(?!\d)")
+_DEGREE = 48  # of a formula, multiplied out
 _WORDS = frozenset("x y z t a b c C X E e pi sin cos tan exp log ln sqrt sinh cosh tanh asin acos atan Abs".split())
 
 
@@ -38,14 +46,67 @@ def arithmetic(text: str) -> bool:
 
 
 def formula(text: str) -> bool:
-    """As sympy writes them: numbers, one-letter variables, known functions, small constant powers."""
+    """As sympy writes them: numbers, one-letter variables, known functions, small constant powers of what varies."""
     if re.fullmatch(r"[\w+\-*/(). ]{1,400}", text, re.ASCII) is None or "//" in text or "__" in text:
         return False
     words = re.findall(r"[A-Za-z_]\w*", text)
     powers = len(re.findall(r"\*\*", text))
     small = all(len(number) <= 12 for number in re.findall(r"\d+", text))
     attributes = re.search(r"\.\s*[A-Za-z_]|[A-Za-z_)]\s*\.", text)
-    return set(words) <= _WORDS and powers == len(_POWER.findall(text)) <= 24 and small and attributes is None
+    fits = set(words) <= _WORDS and powers == len(_POWER.findall(text)) <= 24 and small and attributes is None
+    if not fits:
+        return False
+    try:  # it is read as Python, and only looked at
+        return _degree(ast.parse(text.strip(), mode="eval").body) <= _DEGREE
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+
+
+def _degree(node: ast.expr) -> float:
+    """How large the powers of a formula come to be, multiplied out. Raises `ValueError` for a power of numbers alone,
+    for one within another, and for what is no formula."""
+    match node:
+        case ast.Name():
+            return 1.0
+        case ast.Constant(value=int() | float()):
+            return 0.0
+        case ast.UnaryOp(operand=operand):
+            return _degree(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            if not any(isinstance(one, ast.Name) and len(one.id) == 1 and one.id != "E" for one in ast.walk(left)):
+                raise ValueError("a power of numbers")
+            # a power of a root's or a function's argument is as sympy writes it; a power of a power is not
+            if any(isinstance(one, ast.BinOp) and isinstance(one.op, ast.Pow) for one in _factors(left)):
+                raise ValueError("a power of a power")
+            return _degree(left) * max(1.0, _size(right))
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Div(), right=right):
+            return _degree(left) + _degree(right)
+        case ast.BinOp(left=left, right=right):
+            return max(_degree(left), _degree(right))
+        case ast.Call(func=ast.Name(), args=[argument], keywords=[]):
+            return max(1.0, _degree(argument))
+    raise ValueError("no formula")
+
+
+def _factors(node: ast.expr) -> Iterator[ast.expr]:
+    """An expression and, where it is a product or has a sign, its factors."""
+    yield node
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+        yield from (*_factors(node.left), *_factors(node.right))
+    elif isinstance(node, ast.UnaryOp):
+        yield from _factors(node.operand)
+
+
+def _size(exponent: ast.expr) -> float:
+    """Of a constant exponent, whose form `_POWER` has seen."""
+    match exponent:
+        case ast.Constant(value=int() as value):
+            return float(value)
+        case ast.UnaryOp(operand=operand):
+            return _size(operand)
+        case ast.BinOp(left=left, op=ast.Div()):
+            return _size(left)
+    raise ValueError("no constant exponent")
 
 
 def numbers(text: str) -> bool:
@@ -103,8 +164,29 @@ class Verdict:
 def judge(dataset: Any, name: str, answer: str, entry: Mapping[str, Any]) -> Verdict:
     """Whether `answer` is right for `entry` of `dataset`, whose name is `name`.
 
+    A scorer that evaluates is asked in another process, with limits (`asking`); an answer that exceeds them is wrong.
     Raises `VerifierError` where the scorer fails on the known answer too, and so says nothing of any.
     """
+    found = _here(dataset, name, answer, entry)
+    if found is not None:
+        return found
+    asked = packed(dataset, entry, answer.strip(), known(entry))
+    with _failing(name):
+        return _of(name, _asker().ask(asked, ASK_S))
+
+
+async def judged(dataset: Any, name: str, answer: str, entry: Mapping[str, Any]) -> Verdict:
+    """The same, without keeping others waiting."""
+    found = _here(dataset, name, answer, entry)
+    if found is not None:
+        return found
+    asked = packed(dataset, entry, answer.strip(), known(entry))
+    with _failing(name):
+        return _of(name, await _asker().asked(asked, ASK_S))
+
+
+def _here(dataset: Any, name: str, answer: str, entry: Mapping[str, Any]) -> Verdict | None:
+    """The verdict, where it takes no other process."""
     said, right = answer.strip(), known(entry)
     if right is not None and len(said) <= MOST and (_blanks(said) == _blanks(right) or _same_number(said, right)):
         return Verdict(right=True, share=1.0, why="the known answer")
@@ -115,12 +197,60 @@ def judge(dataset: Any, name: str, answer: str, entry: Mapping[str, Any]) -> Ver
     grammar, kind = GRAMMARS.get(name), cast(Hashable, type(dataset))
     if not grammar(said) if grammar is not None else evaluating(kind):
         return Verdict(right=False, share=0.0, why="not the known answer, nor of a form that can be looked at safely")
+    if grammar is not None:
+        return None
     try:
         share = float(dataset.score_answer(said, entry))
     except Exception as error:
         _demand(dataset, name, entry)
-        return Verdict(right=False, share=0.0, why=f"the scorer could not read it: {type(error).__name__}")
+        return _unread(type(error).__name__)
+    return _scored(share)
+
+
+def _scored(share: float) -> Verdict:
     return Verdict(right=share >= 1.0, share=min(max(share, 0.0), 1.0), why=f"the scorer gave {share:g}")
+
+
+def _unread(error: str) -> Verdict:
+    return Verdict(right=False, share=0.0, why=f"the scorer could not read it: {error}")
+
+
+def _of(name: str, found: Mapping[str, Any]) -> Verdict:
+    """The verdict of what `asking` answered."""
+    if "share" in found:
+        return _scored(found["share"])
+    if "ended" in found:
+        return Verdict(right=False, share=0.0, why=f"the scorer took more than it may: {found['ended']}")
+    if "busy" in found:
+        raise VerifierError(f"reasoning-gym, {name}: the scorer did not answer: {found['busy']}")
+    if "fails_on_right" in found:
+        raise VerifierError(f"reasoning-gym, {name}: the scorer fails on the known answer: {found['fails_on_right']}")
+    if found.get("of_right", 1.0) < 1.0:
+        raise VerifierError(f"reasoning-gym, {name}: the scorer gives the known answer {found['of_right']:g}")
+    return _unread(found["failed"])
+
+
+@contextmanager
+def _failing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (EnvError, TimeoutError, Refused) as error:
+        raise VerifierError(f"reasoning-gym, {name}: the process that scores: {error}") from error
+
+
+_held: list[Worker] = []
+_holding = threading.Lock()
+
+
+def _asker() -> Worker:
+    """The process that asks scorers; one for all, which ends with this one."""
+    with _holding:
+        if not _held or not _held[0].alive:
+            while _held:
+                _held.pop().close()
+            _held.append(Worker("askesis.envs.reasoning.asking", "reasoning"))
+            atexit.register(_held[0].close)
+        return _held[0]
 
 
 def _demand(dataset: Any, name: str, entry: Mapping[str, Any]) -> None:
