@@ -78,10 +78,22 @@ async def test_colours_that_say_something_and_what_a_success_is():
     task = env.tasks("heldout", limit=1)[0]
     assert "yellow ground" in task.prompt and "blue" in task.prompt and "magenta" in task.prompt
     trace = await play(env, task, 4, 4)
-    assert paid(trace) == ({"success": 1.0, "return": -20.0, "steps": 2.0}, 1.0)
+    assert paid(trace) == ({"success": 0.0, "return": -20.0, "steps": 2.0}, 0.0)  # it was left, not ended
     limited = await play(env, task, *[4] * 13)
     assert (limited.outcome.by, limited.outcome.reason, limited.turns) == ("limit", "max_turns", 12)
     await env.close()
+
+
+async def test_leaving_early_is_no_success_and_pays_no_more_than_an_attempt_where_steps_cost():
+    car = load_env("gymnasium:MountainCar-v0", pay="success")  # registered with -110
+    assert paid(await play(car, car.tasks("train", limit=1)[0], 0)) == ({"success": 0, "return": -1, "steps": 1}, 0.0)
+    await car.close()
+    for name, step in (("CliffWalking-v1", 0), ("Taxi-v4", 0)):
+        env = load_env(f"gymnasium:{name}", unfinished=-200.0, kwargs={"max_episode_steps": 20})
+        task = env.tasks("train", limit=1)[0]
+        left, tried = await play(env, task), await play(env, task, *[step] * 20)
+        assert (left.reward, tried.reward, tried.outcome.reason) == (-200.0, -20.0, "truncated")
+        await env.close()
 
 
 async def test_arrays_are_read_a_threshold_counts_and_the_environments_own_limit_is_a_limit():

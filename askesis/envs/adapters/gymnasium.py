@@ -69,7 +69,8 @@ class GymnasiumEnv(SteppedEnv):
 
     pay: `return` pays the sum of the environment's rewards times `scale`, `success` pays 1 for a success. success_at:
     the sum from which an episode is one (default: what the environment is registered with). success_key: of the last
-    step's `info`, in place of that. oracle, demonstrator: functions of a task that give a policy or a list of actions.
+    step's `info`, in place of that. unfinished: what an episode is paid at most that the environment did not end; it is
+    needed where steps cost. oracle, demonstrator: functions of a task that give a policy or a list of actions.
 
     max_turns: assistant messages of an episode (default: the steps that the environment is registered with, else 100).
     max_turn_tokens: of one. step_s, start_s: seconds that a step may take, and a start. workers: processes that
@@ -93,6 +94,7 @@ class GymnasiumEnv(SteppedEnv):
         pay: Pay = "return",
         scale: float = 1.0,
         success_at: float | None = None,
+        unfinished: float | None = None,
         success_key: str = "",
         oracle: str = "",
         demonstrator: str = "",
@@ -121,7 +123,7 @@ class GymnasiumEnv(SteppedEnv):
             f"gymnasium:{name}",
             kwargs=kwargs,
             vary=vary,
-            judging=Judging(pay=pay, scale=scale, success_at=success_at, says=bool(success_key)),
+            judging=Judging(pay=pay, scale=scale, success_at=success_at, unfinished=unfinished, says=bool(success_key)),
             limits=Limits(max_turn_tokens=max_turn_tokens, wall_s=1800.0, tool_s=step_s + 5.0),
             oracle=oracle,
             demonstrator=demonstrator,

@@ -160,11 +160,11 @@ class OpenEnvironment(SteppedEnv):
     the same for the same seed. show: a function of an observation (a dict) that gives the text. output: characters of
     one. tell_reward: say each step's reward.
 
-    pay, scale, success_at: as `gymnasium` has them. oracle, demonstrator: functions of a task that give a policy or a
-    list of actions. max_turns, max_turn_tokens: of an episode. step_s, start_s: seconds that a step may take, and until
-    a session has begun. python, folder, sessions: of a server that is started: its interpreter, the folder that its
-    modules lie in, episodes at once. Raises `ConfigError` for what does not fit or does not answer, `MissingExtra`
-    without `websockets`.
+    pay, scale, success_at, unfinished: as `gymnasium` has them. oracle, demonstrator: functions of a task that give a
+    policy or a list of actions. max_turns, max_turn_tokens: of an episode. step_s, start_s: seconds that a step may
+    take, and until a session has begun. python, folder, sessions: of a server that is started: its interpreter, the
+    folder that its modules lie in, episodes at once. Raises `ConfigError` for what does not fit or does not answer,
+    `MissingExtra` without `websockets`.
     """
 
     package = "websockets"
@@ -183,6 +183,7 @@ class OpenEnvironment(SteppedEnv):
         pay: Pay = "return",
         scale: float = 1.0,
         success_at: float | None = None,
+        unfinished: float | None = None,
         oracle: str = "",
         demonstrator: str = "",
         max_turns: int = 30,
@@ -213,7 +214,7 @@ class OpenEnvironment(SteppedEnv):
             f"openenv:{target}",
             kwargs=kwargs,
             vary=vary,
-            judging=Judging(pay=pay, scale=scale, success_at=success_at),
+            judging=Judging(pay=pay, scale=scale, success_at=success_at, unfinished=unfinished),
             limits=Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens, wall_s=1800.0, tool_s=step_s + 5.0),
             oracle=oracle,
             demonstrator=demonstrator,

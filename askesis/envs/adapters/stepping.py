@@ -154,33 +154,43 @@ class Judging:
 
     pay: what the reward is: the sum of the environment's rewards (times `scale`), or success alone. success_at: the
     sum from which an episode counts as a success. says: the environment itself says whether it was one. Where there is
-    neither, an episode succeeds that the environment ended and that was paid more than 0.
+    neither, an episode succeeds that the environment ended and that was paid more than 0. No episode succeeds that the
+    environment did not end. unfinished: what such a one is paid at most, in place of a higher sum, so that it does not
+    pay to stop before a step costs; None pays the sum.
     """
 
     pay: Pay = "return"
     scale: float = 1.0
     success_at: float | None = None
     says: bool = False
+    unfinished: float | None = None
 
     def __post_init__(self) -> None:
         if self.pay not in ("return", "success"):
             raise ConfigError(f"pay={self.pay!r}: expected 'return' (the environment's rewards) or 'success'")
         if not math.isfinite(self.scale) or (self.success_at is not None and math.isnan(self.success_at)):
             raise ConfigError(f"scale={self.scale}, success_at={self.success_at}: expected finite numbers")
+        if self.unfinished is not None and not math.isfinite(self.unfinished):
+            raise ConfigError(f"unfinished={self.unfinished}: expected a finite number")
 
     def rewards(self, state: SteppedState) -> list[Reward]:
         """`success` 1 or 0, `return` and the number of steps."""
         last = state.last
-        if self.says:
+        if not state.over:
+            success = False
+        elif self.says:
             success = last is not None and bool(last.success)
         elif self.success_at is not None:
-            success = state.steps > 0 and state.returned >= self.success_at
+            success = state.returned >= self.success_at
         else:
             success = last is not None and last.terminated and state.returned > 0
         by_return = self.pay == "return"
+        returned = state.returned
+        if not state.over and self.unfinished is not None:
+            returned = min(returned, self.unfinished)
         return [
             Reward(name="success", value=float(success), weight=0.0 if by_return else 1.0),
-            Reward(name="return", value=state.returned, weight=self.scale if by_return else 0.0),
+            Reward(name="return", value=returned, weight=self.scale if by_return else 0.0),
             Reward(name="steps", value=float(state.steps), weight=0.0),
         ]
 
