@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.types import Renderer, Task
 
 _NO_BOUND = 2**20  # tokens of a turn: a scripted policy has no tokens of its own that a limit could be about
@@ -14,6 +13,8 @@ _NO_BOUND = 2**20  # tokens of a turn: a scripted policy has no tokens of its ow
 @lru_cache(maxsize=1)
 def plain_renderer() -> Renderer:
     """Qwen3's format over single bytes. Loads no file and no torch."""
+    from askesis.chat import Qwen3Renderer, train_bpe
+
     return Qwen3Renderer(train_bpe([""], 256))
 
 

@@ -21,15 +21,15 @@ def short(monkeypatch):
 
 
 def left_over():
-    """Processes of this test's that are still there, by what they are."""
-    found = []
+    """Processes of this test's that are still there, by what they are; another audit on the machine is nobody's here."""
+    mine, found = os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0].encode(), []
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
             try:
-                words = (path / "cmdline").read_bytes()
+                words, variables = ((path / name).read_bytes() for name in ("cmdline", "environ"))
             except OSError:
                 continue
-            if b"askesis.audit.worker" in words or hostile.MARKED.encode() in words:
+            if (b"askesis.audit.worker" in words and mine in variables) or hostile.MARKED.encode() in words:
                 found.append(words)
     return found
 
