@@ -21,7 +21,7 @@ def short(monkeypatch):
 
 
 def left_over():
-    """Processes of this test's that are still there, by what they are; another audit on the machine is nobody's here."""
+    """Processes of this test that are still there, by what they are; another audit on the machine is none of them."""
     mine, found = os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0].encode(), []
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
