@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ USER = 1000  # inside; outside it is the user who runs us or, where that is root
 NOBODY = 65534
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # folders, or links into /usr
 _STORES = ("/nix/store", "/gnu/store")
+_PACKAGES = frozenset(("site-packages", "dist-packages", "_bundled", "python-wheels"))  # by name, wherever they are
+_SOURCES = ("/usr/src", "/usr/local/src")
 _CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _INSTALL = {
@@ -106,6 +109,33 @@ def folders(mounts: Sequence[str]) -> list[str]:
     return bound
 
 
+def packages(mounts: Sequence[str]) -> list[str]:
+    """Folders of packages, and of sources, that a program could read in the system's folders or beside an interpreter.
+
+    What is in `mounts` is there on purpose, and is none of them. Stores (`/nix/store`) are not looked through.
+    """
+    bound = [folder for folder in folders(mounts) if folder not in (*_STORES, *mounts)]
+    system = [folder for folder in _SYSTEM if not Path(folder).is_symlink()]
+    given = [Path(mount) for mount in mounts]
+    return [
+        one
+        for one in _packages(tuple(dict.fromkeys(("/usr", *system, *bound))))
+        if not any(mount.is_relative_to(one) or Path(one).is_relative_to(mount) for mount in given)
+    ]
+
+
+@functools.cache
+def _packages(roots: tuple[str, ...]) -> tuple[str, ...]:
+    found = [folder for folder in _SOURCES if Path(folder).is_dir()]
+    for root in roots:
+        for folder, below, _ in os.walk(root):
+            held = [name for name in below if name in _PACKAGES]
+            found += [os.path.join(folder, name) for name in held]  # noqa: PTH118 - a whole system is walked
+            inner = [name for name in below if name not in held and os.path.join(folder, name) not in _SOURCES]  # noqa: PTH118
+            below[:] = inner
+    return tuple(sorted(one for one in found if not Path(one).is_symlink()))
+
+
 def arguments(
     bwrap: str,
     *,
@@ -115,13 +145,14 @@ def arguments(
     mounts: Sequence[str] = (),
     links: Mapping[str, str] = MappingProxyType({}),
     terminals: bool = False,
+    covered: Sequence[str] = (),
 ) -> list[str]:
     """The command line up to the program: namespaces, mounts (all read-only), and no environment of ours.
 
     All numbers are descriptors. texts: what files hold. info: where bubblewrap tells its first process's pid. gate:
     where that process waits, if root starts it, until its user map is written: `USER` must not be root to the kernel,
     which binds root by no limit on processes. mounts: further folders, under the paths that they have here. links:
-    symlinks, by path. terminals: with a place for pseudo-terminals.
+    symlinks, by path. terminals: with a place for pseudo-terminals. covered: folders that look empty.
     """
     command = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
@@ -144,6 +175,8 @@ def arguments(
         for folder in reversed(Path(source).parents[:-1]):
             command += ["--dir", str(folder)]  # else bubblewrap makes it for root's eyes only
         command += ["--ro-bind", source, source]
+    for place in covered:
+        command += ["--perms", "0555", "--tmpfs", place, "--remount-ro", place]
     for path, file in texts.items():
         command += ["--perms", "0444", "--file", str(file), path]
     command += ["--proc", "/proc", "--dir", "/dev", "--dir", "/home", "--dir", "/var"]

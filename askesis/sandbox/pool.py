@@ -72,6 +72,7 @@ class SandboxPool:
     folders that all programs can read, under the paths that they have here (a virtual environment, say). links:
     symlinks that all programs see, by their absolute path, and where they lead (`{"/app": "/home/agent"}`): programs
     that name their tree by another path find it there.
+    bare: packages that are installed beside an interpreter, and sources below /usr, look empty, `mounts` excepted.
     Use it as an asynchronous context manager, within one event loop. Raises `SandboxError` where bubblewrap is missing
     or may not work, and `ConfigError` for senseless values.
     """
@@ -88,6 +89,7 @@ class SandboxPool:
         programs: Sequence[str] = (),
         mounts: Sequence[str | Path] = (),
         links: Mapping[str, str] = NO_VARIABLES,
+        bare: bool = False,
     ) -> None:
         if size < 1:
             raise ConfigError(f"sandbox: size={size}: expected at least one worker")
@@ -103,7 +105,7 @@ class SandboxPool:
         room = 2 * self._room + files * os.sysconf("SC_PAGE_SIZE")
         self._config = {"size": room, "inodes": 2 * files, "preload": [*preload], "programs": [*programs]}
         shown = [_folder(mount) for mount in mounts]
-        self._config["mounts"] = shown
+        self._config["mounts"], self._config["bare"] = shown, bare
         self._config["links"] = {_free(link, shown): str(target) for link, target in links.items()}
         self._turns = asyncio.Semaphore(size)  # first come, first served
         self._stays = asyncio.Semaphore(size if terminals is None else terminals)

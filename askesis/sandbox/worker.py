@@ -125,6 +125,7 @@ class Worker:
                 mounts=config["mounts"],
                 links=config["links"],
                 terminals=live,
+                covered=bubblewrap.packages(config["mounts"]) if config.get("bare") else (),
             )
             command += [bubblewrap.interpreter(), "-I", "-S", "-X", "utf8", "-c"]
             command += [warden.LIVE_BOOT if live else warden.BOOT]

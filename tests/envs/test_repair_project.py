@@ -11,6 +11,7 @@ import operator
 import subprocess
 import sys
 import tarfile
+import tempfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,12 @@ from test_repair import SUBMITTED, play, trace_of
 from askesis.agents import agent_for
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
-from askesis.envs.repair.project import RepairProject, make_tasks, read_project, verifying
+from askesis.envs.repair.project import RepairProject, make_tasks, packages, read_project, verifying
 from askesis.envs.repair.project.guest import PLAIN
 from askesis.envs.repair.project.mutations import KINDS, candidates
 from askesis.envs.repair.project.packages import site_folder
 from askesis.envs.repair.project.policies import edit_between
+from askesis.envs.repair.project.reading import Project
 from askesis.envs.repair.project.rules import broken, open_to_repair
 from askesis.envs.repair.project.splitting import apply_cuts
 from askesis.envs.repair.project.taskfile import read_task_file
@@ -184,11 +186,32 @@ async def test_what_the_tasks_promise():
             path, name = test.partition("[")[0].split("::")[0], test.partition("[")[0].split("::")[-1]
             assert f"def {name}(" not in files.get(path, "") or test in task["keep"]
         if task["level"] == 3:
+            for fault in task["faults"]:  # each is told by something that is kept back, when it is there alone
+                alone = next(one for one in kept.tasks if one["faults"] == [fault])
+                hidden = set(task["hidden"]) & {*alone["visible"], *alone["hidden"]}
+                assert hidden or any(one["telling"] for one in task["calls"] if one["function"] == fault["function"])
             assert len({(fault["path"], fault["function"]) for fault in task["faults"]}) == 2
     assert not functions["train"] & functions["heldout"]
     assert {task["level"] for task in kept.tasks} == {1, 2, 3}
     assert not {"attribute", "home"} & (functions["train"] | functions["heldout"])  # what reaches out is left alone
     assert len({fault["kind"] for task in kept.tasks for fault in task["faults"]}) >= 6
+
+
+async def test_what_only_a_visible_test_asks_is_not_kept_back(tmp_path):
+    """Who looks up what it wants to see would be paid."""
+    (tmp_path / "lengths.py").write_text(
+        'def seconds(text):\n    if text != "1h30m":\n        raise ValueError(text)\n    return 90 * 60\n'
+    )
+    test = 'from lengths import seconds\n\n\ndef test_seconds():\n    assert seconds("1h30m") == 5400\n'
+    (tmp_path / "test_lengths.py").write_text(test)
+    few = replace(MAKING, tasks=4, runs=2, pairs=0.0)
+    with pytest.raises(ConfigError, match="nothing to hide"):
+        await make_tasks(read_project(tmp_path), tmp_path / "one.jsonl", few)
+    (tmp_path / "test_lengths.py").write_text(
+        f"{test}\n\ndef test_minutes():\n    assert seconds('1h30m') // 60 == 90\n"
+    )
+    made = await make_tasks(read_project(tmp_path), tmp_path / "two.jsonl", few)
+    assert made.tasks and all(len(task["hidden"]) == 1 for task in made.tasks)
 
 
 async def test_a_project_whose_tests_do_not_run_is_told_why(tmp_path):
@@ -200,6 +223,17 @@ async def test_a_project_whose_tests_do_not_run_is_told_why(tmp_path):
         await make_tasks(project, tmp_path / "out.jsonl", MAKING)
     with pytest.raises(ConfigError, match=r"numpy-of-the-future.*pip install"):
         site_folder(["numpy-of-the-future"])
+
+
+async def test_the_project_is_none_of_the_packages_that_its_tests_need_under_any_name(monkeypatch):
+    source = "src/iniconfig/__init__.py"
+    own = Project(name="by-another-name", files={source: b""}, roots=("src",), sources=(source,), tests=())
+    assert "pytest" in packages._closure([], own) and "iniconfig" in packages._closure([], None)
+    assert not {"iniconfig", "by-another-name"} & set(packages._closure(["iniconfig", "by-another-name"], own))
+    with tempfile.TemporaryDirectory(dir="/tmp") as unseen:
+        monkeypatch.setenv("XDG_CACHE_HOME", unseen)
+        with pytest.raises(ConfigError, match=r"set XDG_CACHE_HOME .*--site"):
+            site_folder([], without=own)
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
@@ -231,6 +265,8 @@ REFUSED = {
     "taken_by_argument": "def g(open): pass\nreturn open('x')",
     "text_with_dunder": "return '{0.__class__}'.format(value)",
     "attribute_set": "value.room = 1",
+    "attribute_of_a_class_set": "self = Shelf\nself.find = min",
+    "attribute_of_an_argument_set": "def g(self):\n    self.room = 1\ng(Shelf)",
     "system_exit": "raise SystemExit",
     "bare_except": "try:\n    pass\nexcept:\n    pass",
     "class_pattern": "match value:\n    case int(real=x):\n        return x",
@@ -391,6 +427,21 @@ async def test_a_sandbox_that_fails_is_no_verdict(env, monkeypatch):
     monkeypatch.setattr(type(state.bench), "jobs", fail)
     with pytest.raises(VerifierError, match="no more workers"):
         await env.verify(trace_of(task, SUBMITTED), state)
+
+
+async def test_rules_that_cannot_be_tried_on_the_projects_own_text_are_no_verdict(env, monkeypatch):
+    task = task_of(env, "clamp")
+    bench = await env._bench(task)
+    before = {path: bench.project.source(path) for path in bench.project.sources}
+    changed = {"basket/shelf.py": SHELF + "#\n", "basket/counts.py": FILES["basket/counts.py"] + "#\n"}
+    assert await verifying.rules_broken(bench, before, changed) == ""
+    dies = "import json, os, sys\nasked = json.load(sys.stdin)\nos._exit(9 if {} else print([''], flush=True) or 0)\n"
+    dies = dies.replace("['']", "json.dumps([''])")
+    monkeypatch.setattr(verifying, "RULES", dies.format("asked[0][1].endswith('#\\n') and 'clamp' in asked[0][1]"))
+    assert (await verifying.rules_broken(bench, before, changed)).startswith("basket/shelf.py cannot be read")
+    monkeypatch.setattr(verifying, "RULES", dies.format("True"))
+    with pytest.raises(VerifierError, match="project's own text"):
+        await verifying.rules_broken(bench, before, changed)
 
 
 # -- episodes ----------------------------------------------------------------------------------------------------------

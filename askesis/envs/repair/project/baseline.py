@@ -15,6 +15,7 @@ from askesis.envs.repair.project.journal import Journal
 from askesis.envs.repair.project.mutations import functions
 from askesis.envs.repair.project.reading import Project
 from askesis.envs.repair.project.running import Bench, outcomes
+from askesis.envs.repair.project.splitting import function_of
 from askesis.types import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MOST_TESTS = 24  # that are run for one fault: the quickest of those that run its line
 RECORDED, VARIED = 24, 48  # calls of a function that are tried
 Call = list[Any]  # [arguments, keyword arguments], plain
-Known = list[tuple[Call, Any]]  # calls and what they give
+Known = list[tuple[Call, Any, list[str]]]  # calls, what they give, and the test functions that make them (varied: none)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +98,16 @@ async def _measured(bench: Bench, making: Making, say: Callable[[str], None]) ->
         raise ConfigError(_nothing_passes(project, reports[-1]))
     tests: dict[str, float] = {}
     lines: dict[str, dict[str, list[int]]] = {}
-    calls: dict[str, dict[str, Call]] = {}
+    calls: dict[str, dict[str, tuple[Call, set[str]]]] = {}
     for report in reports[0]:
         for test, one in report["found"].get("tests", {}).items():
             if test in always:
                 lines[test] = one.get("lines", {})
         for name, found in report["found"].get("calls", {}).items():
-            calls.setdefault(name, {}).update({json.dumps(call): call for call, test in found if test in always})
+            for call, made in found:
+                if always.intersection(made):
+                    known = calls.setdefault(name, {}).setdefault(json.dumps(call), (call, set()))
+                    known[1].update(function_of(test) for test in made)
     for report in reports[-1]:
         tests |= {test: one["seconds"] for test, one in report["found"].get("tests", {}).items() if test in always}
     say(f"{len(always)} tests pass each time, {len(seen - always)} are left out")
@@ -142,7 +146,9 @@ def _plain_functions(project: Project, path: str) -> dict[str, int]:
     }
 
 
-async def _answered(bench: Bench, making: Making, recorded: Mapping[str, Mapping[str, Call]]) -> dict[str, Known]:
+async def _answered(
+    bench: Bench, making: Making, recorded: Mapping[str, Mapping[str, tuple[Call, set[str]]]]
+) -> dict[str, Known]:
     """What the functions give, asked twice; calls that give two things, or nothing plain, are left out.
 
     A varied call that raises is left out too: how a function refuses what nobody gives it is not its purpose.
@@ -151,7 +157,7 @@ async def _answered(bench: Bench, making: Making, recorded: Mapping[str, Mapping
     for name, found in sorted(recorded.items()):
         path, _, function = name.partition("|")
         rng = random.Random(f"{making.seed}/{name}")
-        own = list(found.values())
+        own = [call for call, _ in found.values()]
         own = rng.sample(own, min(len(own), RECORDED))
         varied = (
             {json.dumps(call): call for call in (_varied(rng, rng.choice(own)) for _ in range(2 * VARIED))}
@@ -177,7 +183,7 @@ async def _answered(bench: Bench, making: Making, recorded: Mapping[str, Mapping
         if any(not isinstance(found, list) or len(found) != len(job["calls"]) for found in values):
             continue
         known = [
-            (call, one)
+            (call, one, sorted(recorded[name][json.dumps(call)][1]) if at < own_count else [])
             for at, (call, one, other) in enumerate(zip(job["calls"], *values, strict=True))
             if one == other and one[0] not in ("other", "late") and (at < own_count or one[0] != "error")
         ]

@@ -191,12 +191,12 @@ class RepairProject:
             if kind not in known:
                 raise ConfigError(f"repair_project: no task has a fault of kind {kind!r}{nearest(kind, known)}")
         self._sites = {
-            digest: [site or str(site_folder(one.requires, without=one.project.name))]
-            for digest, one in self._files.items()
+            digest: [site or str(site_folder(one.requires, without=one.project))] for digest, one in self._files.items()
         }
         # A submission may have no end, and a busy machine may take ten times as long over it: what ends it is always a
         # limit of the sandbox, which is a verdict. Ours is for a machine that fails, which is none.
-        rules_s = 2 * (longest(RULES_LIMITS.wall_s) + SLACK_S)
+        most = 1 + max(len(one.project.sources) for one in files)
+        rules_s = most * (longest(RULES_LIMITS.wall_s) + SLACK_S)
         self._judging_s = max(2 * tests_s, SLACK_S + max(judging_s(data) for one in files for data in one.tasks))
         self.verify_s = rules_s + longest(self._judging_s) + SLACK_S
         self._limits = Limits(
@@ -214,6 +214,7 @@ class RepairProject:
             limits=self._run_limits,
             tree=2**26,
             files=8192,
+            bare=True,
             mounts=sorted({site for sites in self._sites.values() for site in sites}),
         )
         self._benches: dict[str, Bench] = {}

@@ -141,6 +141,7 @@ class Watch:
         self.tests, self.problems = {}, {}
         self.traced, self.recordable = job.get("trace", False), job.get("record", {})
         self.calls, self.current, self.lines, self.left = {}, "", set(), {}
+        self.looks, self.many = {}, {}  # calls looked at in this test; tests that made more, by function
 
     def pytest_runtest_logreport(self, report):
         test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
@@ -165,7 +166,7 @@ class Watch:
             test["frames"], test["said"] = frames[-20:], call.excinfo.exconly(tryshort=True)[:300]
 
     def around(self, item):
-        self.current, self.lines, self.left = item.nodeid, set(), {}
+        self.current, self.lines, self.left, self.looks = item.nodeid, set(), {}, {}
         threading.settrace(self.called)
         sys.settrace(self.called)
 
@@ -202,8 +203,11 @@ class Watch:
         return ran
 
     def record(self, path, frame):
-        found = self.calls.setdefault(path + "|" + frame.f_code.co_qualname, {})
-        if len(found) >= 60:
+        name = path + "|" + frame.f_code.co_qualname
+        found = self.calls.setdefault(name, {})
+        self.looks[name] = self.looks.get(name, 0) + 1
+        if self.looks[name] > 200:
+            self.many.setdefault(name, set()).add(self.current)  # it may have made any of them
             return
         sys.settrace(None)
         try:
@@ -220,8 +224,8 @@ class Watch:
                 keywords.update(values[names[at]])
             call = [plain(args)[1], plain(keywords)[1]]
             text = json.dumps(call)
-            if len(text) <= 2000:
-                found.setdefault(text, self.current)
+            if len(text) <= 2000 and (text in found or len(found) < 60):
+                found.setdefault(text, set()).add(self.current)
         except Exception:
             pass
         finally:
@@ -242,7 +246,10 @@ def tests(job):
     watch = Watch(job)
     plugins = [watch, *([traced(watch)] if watch.traced else [])]
     code = pytest.main([*OPTIONS, "-p", "no:terminal", "--assert=plain", *job["ids"]], plugins=plugins)
-    calls = {name: [[json.loads(text), test] for text, test in found.items()] for name, found in watch.calls.items()}
+    calls = {}
+    for name, found in watch.calls.items():
+        many = watch.many.get(name, set())
+        calls[name] = [[json.loads(text), sorted(made | many)] for text, made in found.items()]
     return {"code": int(code), "tests": watch.tests, "problems": watch.problems, "calls": calls}
 
 class Late(BaseException):

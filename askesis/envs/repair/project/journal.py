@@ -33,7 +33,7 @@ class Journal:
         path = out.with_name(out.name + ".part")
         out.parent.mkdir(parents=True, exist_ok=True)
         options = {key: value for key, value in making.items() if key not in _FREE}
-        head = json.loads(json.dumps({"digest": project.digest, "options": options}))
+        head = json.loads(json.dumps({"digest": project.digest, "options": options, "format": 2}))
         if not path.is_file():
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
             return cls(path, {})

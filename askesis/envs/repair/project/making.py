@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 import time
 from collections import Counter
@@ -26,7 +27,14 @@ from askesis.envs.repair.project.packages import site_folder
 from askesis.envs.repair.project.reading import Project
 from askesis.envs.repair.project.rules import open_to_repair
 from askesis.envs.repair.project.running import Bench, outcomes
-from askesis.envs.repair.project.splitting import Cut, Split, apply_cuts, split_assertions, split_functions
+from askesis.envs.repair.project.splitting import (
+    Cut,
+    Split,
+    apply_cuts,
+    function_of,
+    split_assertions,
+    split_functions,
+)
 from askesis.envs.repair.project.taskfile import TaskFile
 from askesis.envs.repair.project.verifying import same
 from askesis.sandbox import LazyPool
@@ -36,6 +44,7 @@ MOST_FAILING = 12  # test functions' ids that a task names
 MOST_KEPT = 16  # tests that passed with the fault in place, and must do so at the end
 MOST_OTHERS = 8  # tests that run another part of the same file
 CALLS = 20  # of each faulty function that a task compares
+SPLITS = 8  # ways to divide failing tests that are tried
 PER_RUN = 6  # faults tried in one sandbox
 Progress = Callable[[str], None]
 
@@ -97,9 +106,9 @@ async def make_tasks(
     Raises `ConfigError` where no test passes, or where nothing came of it, with what was found instead.
     """
     begun = time.monotonic()
-    site = making.site or str(site_folder(making.requires, without=project.name))
+    site = making.site or str(site_folder(making.requires, without=project))
     journal = Journal.opened(out, project, asdict(making))
-    sandboxes = LazyPool(size=making.workers, limits=making.limits, mounts=[site], tree=2**27, files=8192)
+    sandboxes = LazyPool(size=making.workers, limits=making.limits, mounts=[site], bare=True, tree=2**27, files=8192)
     try:
         bench = await Bench.open(project, sandboxes, making.limits, sites=[site], pytest_args=making.pytest_args)
         baseline = await measured(bench, making, journal, on_progress)
@@ -137,6 +146,14 @@ def split_of(project: str, fault: Mutation, share: float) -> str:
 
 
 @dataclass(slots=True)
+class _Tells:
+    """What tells one fault, when it is there alone. functions: tests. calls: for each, the tests that make it."""
+
+    functions: set[str]
+    calls: list[set[str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Trial:
     """A fault, or two, on the way to a task."""
 
@@ -149,6 +166,7 @@ class _Trial:
     calls: list[dict[str, Any]] = field(default_factory=list)
     split: Split | None = None
     keep: list[str] = field(default_factory=list)
+    tells: list[_Tells] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -160,6 +178,14 @@ class _Trial:
 
     def drop(self, reason: str) -> None:
         self.reason = self.reason or reason
+
+    def keeps_back(self, hidden: Sequence[str] = ()) -> bool:
+        """Whether each fault is told by something that the agent does not see: a hidden test, or a call that no visible
+        one makes. Else to look up what the visible ones want would be paid."""
+        kept = {function_of(test) for test in hidden}
+        seen = {function for one in self.tells for function in one.functions} - kept
+        seen |= {function_of(test) for test in self.failing} - kept
+        return all(one.functions & kept or any(not made & seen for made in one.calls) for one in self.tells)
 
 
 @dataclass(slots=True)
@@ -262,7 +288,17 @@ class _Work:
             tests = [test for task in (one, other) for test in (*task["visible"], *task["hidden"], *task["keep"])]
             trial = _Trial(tuple(faults), list(dict.fromkeys(tests)), files, level=3)
             trial.calls = [dict(call) for task in (one, other) for call in task["calls"]]
+            trial.tells = [self._tells(task) for task in (one, other)]
             yield trial
+
+    def _tells(self, task: Mapping[str, Any]) -> _Tells:
+        """What tells the one fault of a task."""
+        fault = task["faults"][0]
+        known = self.baseline.calls.get(f"{fault['path']}|{fault['function']}", [])
+        made = {json.dumps(call): set(tests) for call, _, tests in known}
+        telling = [json.dumps(call["calls"][at]) for call in task["calls"] for at in call["telling"]]
+        functions = {function_of(test) for test in (*task["visible"], *task["hidden"])}
+        return _Tells(functions, [made[call] for call in telling])
 
     # -- trying --------------------------------------------------------------------------------------------------------
 
@@ -316,27 +352,35 @@ class _Work:
         for trial in trials:
             if trial.level == 3:
                 continue
+            trial.tells = [_Tells({function_of(test) for test in trial.failing})]
             for fault in trial.faults:
                 known = self.baseline.calls.get(f"{fault.path}|{fault.function}")
                 if known:
                     module = self.bench.project.module(fault.path)
-                    call = {"module": module, "function": fault.function, "calls": [one for one, _ in known]}
+                    call = {"module": module, "function": fault.function, "calls": [one for one, *_ in known]}
                     jobs.append({"kind": "calls", "files": trial.files, "seconds": 30.0, **call})
-                    asked.append((trial, call, [want for _, want in known]))
+                    asked.append((trial, call, [want for _, want, _ in known], [set(made) for *_, made in known]))
         if not jobs:
             return
-        for (trial, call, want), report in zip(asked, await self.bench.jobs(jobs), strict=True):
+        for (trial, call, want, made), report in zip(asked, await self.bench.jobs(jobs), strict=True):
             got = report["found"].get("values")
             if report["ended"] != "exit" or not isinstance(got, list) or len(got) != len(want):
                 continue
             rng = random.Random(trial.key)
             order = rng.sample(range(len(want)), len(want))
             telling = [at for at in order if not same(got[at], want[at])]
+            telling.sort(key=lambda at: bool(made[at] & trial.tells[0].functions))  # what is kept back comes first
             order = telling + [at for at in order if same(got[at], want[at])]
             if telling:
                 chosen = sorted({*order[: CALLS // 2], *order[-(CALLS - CALLS // 2) :]})
+                trial.tells[0].calls = [made[at] for at in chosen if at in telling]
                 trial.calls.append(
-                    {**call, "calls": [call["calls"][at] for at in chosen], "want": [want[at] for at in chosen]}
+                    {
+                        **call,
+                        "calls": [call["calls"][at] for at in chosen],
+                        "want": [want[at] for at in chosen],
+                        "telling": [number for number, at in enumerate(chosen) if at in telling],
+                    }
                 )
 
     async def _divided(self, trials: Sequence[_Trial]) -> None:
@@ -347,11 +391,14 @@ class _Work:
         for trial in trials:
             rng = random.Random(trial.key)
             trial.failing = rng.sample(trial.failing, min(len(trial.failing), MOST_FAILING))
-            trial.split = split_functions(trial.failing, files, rng)
-            if trial.split is None and not trial.calls:
+            for _ in range(SPLITS):
+                trial.split = split_functions(trial.failing, files, rng)
+                if trial.split is None or trial.keeps_back(trial.split.hidden):
+                    break
+            if trial.split is None and not trial.keeps_back() and trial.level != 3:
                 trial.split = split_assertions(trial.failing, files)
-            if trial.split is None:
-                if not trial.calls:
+            if trial.split is None or not (trial.split.rest or trial.keeps_back(trial.split.hidden)):
+                if trial.split is not None or not trial.keeps_back():
                     trial.drop("nothing to hide")
                 trial.split = Split(visible=tuple(trial.failing))
                 continue

@@ -1,7 +1,7 @@
 """The packages that tests need, in a folder of their own that a sandbox can read: pytest and what the project requires.
 
-They are copied from the environment that Askesis runs in. The whole environment is not shown to an agent: the project
-itself may be installed there, and that would be the answer to every task.
+They are copied from the environment that Askesis runs in. Nothing else that is installed there, or beside an
+interpreter of the system, is shown to an agent: the project itself may be, and that would be the answer to every task.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from askesis.types import ConfigError, MissingExtra
+from askesis.envs.repair.project.reading import Project
+from askesis.sandbox import LazyPool
+from askesis.types import ConfigError, MissingExtra, RunLimits
 
 INSTALL = "pip install 'askesis[repair]'"
 
 
-def site_folder(requires: Sequence[str], *, without: str = "") -> Path:
+def site_folder(requires: Sequence[str], *, without: Project | None = None) -> Path:
     """A folder with pytest and `requires`, and with what they require; made once, under the user's cache.
 
-    requires: as in a package's metadata (`text-unidecode>=1.3`). without: the project's own name. Raises `MissingExtra`
+    requires: as in a package's metadata (`text-unidecode>=1.3`). without: the project: no distribution of
+    its name, or with a file of its sources, comes along. Raises `MissingExtra`
     where pytest is not installed, `ConfigError` where another one is not, or where no folder can be made.
     """
     found = _closure(requires, without)
@@ -35,6 +38,7 @@ def site_folder(requires: Sequence[str], *, without: str = "") -> Path:
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _visible(place.parent)
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             made = Path(scratch) / "site"
             made.mkdir()
@@ -58,12 +62,23 @@ def site_folder(requires: Sequence[str], *, without: str = "") -> Path:
     return place
 
 
+def _visible(folder: Path) -> None:
+    """Raise `ConfigError` where no sandbox could see it: before anything is copied, and with the cure."""
+    try:
+        LazyPool(size=1, limits=RunLimits(), mounts=[folder])
+    except ConfigError as error:
+        raise ConfigError(
+            f"repair_project: packages for the sandbox are kept in {folder}, where it cannot see them ({error}); set "
+            "XDG_CACHE_HOME to a folder elsewhere, or give site=FOLDER (--site FOLDER)"
+        ) from error
+
+
 def _cache() -> Path:
     given = os.environ.get("XDG_CACHE_HOME")
     return (Path(given) if given else Path.home() / ".cache") / "askesis" / "repair_project"
 
 
-def _closure(requires: Sequence[str], without: str) -> dict[str, importlib.metadata.Distribution]:
+def _closure(requires: Sequence[str], without: Project | None) -> dict[str, importlib.metadata.Distribution]:
     """The distributions by name, those of pytest first."""
     try:
         from packaging.requirements import InvalidRequirement, Requirement
@@ -79,11 +94,13 @@ def _closure(requires: Sequence[str], without: str) -> dict[str, importlib.metad
             raise ConfigError(f"repair_project: {text!r} is no requirement: {error}") from error
         if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
             todo.append((wanted.name, tuple(wanted.extras), text))
+    own = _modules(without) if without is not None else frozenset()
     found: dict[str, importlib.metadata.Distribution] = {}
+    passed_over = {canonicalize_name(without.name)} if without is not None else set()
     while todo:
         name, extras, text = todo.pop()
         key = canonicalize_name(name)
-        if key in found or key == canonicalize_name(without):
+        if key in found or key in passed_over:
             continue
         try:
             found[key] = importlib.metadata.distribution(name)
@@ -96,11 +113,24 @@ def _closure(requires: Sequence[str], without: str) -> dict[str, importlib.metad
                 f"repair_project: the project's tests need {text}, which is not installed here: "
                 f"pip install '{text}', or give site=FOLDER (pip install --target FOLDER pytest '{text}')"
             ) from None
+        if any(file.as_posix() in own for file in found[key].files or ()):  # the project by another name
+            passed_over.add(key)
+            del found[key]
+            continue
         for line in found[key].requires or ():
             needed = Requirement(line)
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
                 todo.append((needed.name, tuple(needed.extras), line))
     return found
+
+
+def _modules(project: Project) -> frozenset[str]:
+    """The project's sources, by the paths at which they are installed."""
+    found = set()
+    for path in project.sources:
+        root = max((root for root in project.roots if not root or path.startswith(f"{root}/")), key=len, default="")
+        found.add(path.removeprefix(f"{root}/") if root else path)
+    return frozenset(found)
 
 
 def _copy(one: importlib.metadata.Distribution, folder: Path) -> None:

@@ -179,6 +179,7 @@ class _Known:
             return f"it uses {reach}: only the project's own version of it is accepted"
         allowed = {ast.dump(node) for one in originals for node in ast.walk(one)}
         bound = _bound(function)
+        held = _own_name(function)
         own = {name for one in originals for name in _bound(one)}
         parents = {id(below): node for node in ast.walk(function) for below in ast.iter_child_nodes(node)}
         taken = sorted((bound - own) & self.risky)
@@ -189,21 +190,19 @@ class _Known:
             node = todo.pop()
             if ast.dump(node) in allowed and not isinstance(node, ast.Name):
                 continue  # the whole of it is the project's own
-            said = self._wrong(node, parents, allowed, bound)
+            said = self._wrong(node, parents, allowed, bound, held)
             if said:
                 return f"line {getattr(node, 'lineno', function.lineno)}: {said}"
             todo += list(ast.iter_child_nodes(node))
         return ""
 
-    def _wrong(self, node: ast.AST, parents: dict[int, ast.AST], allowed: set[str], bound: set[str]) -> str:
+    def _wrong(self, node: ast.AST, parents: dict[int, ast.AST], allowed: set[str], bound: set[str], held: str) -> str:
         if isinstance(node, ast.Name):
             return self._name(node, parents, allowed, bound)
         if isinstance(node, ast.Attribute):
             if node.attr not in self.attributes or _dunder(node.attr):
                 return f"the attribute {node.attr!r} is none that the file uses"
-            if not isinstance(node.ctx, ast.Load) and not (
-                isinstance(node.value, ast.Name) and node.value.id == "self"
-            ):
+            if not isinstance(node.ctx, ast.Load) and not (isinstance(node.value, ast.Name) and node.value.id == held):
                 return f"the attribute {node.attr!r} of another object is set"
         elif isinstance(node, ast.Constant):
             if isinstance(node.value, str | bytes) and "__" in str(node.value) and node.value not in self.texts:
@@ -239,6 +238,16 @@ class _Known:
         elif node.id not in self.names | bound and not _harmless(node.id):
             return f"the name {node.id!r} is none that the file uses"
         return ""
+
+
+def _own_name(function: Function) -> str:
+    """`self`, where it is what a method was called on and nothing else in the whole of it; empty otherwise."""
+    first = [*function.args.posonlyargs, *function.args.args][:1]
+    below = [node for node in ast.walk(function) if node not in (function, *first)]
+    again = {name for node in below for name in ((node.arg,) if isinstance(node, ast.arg) else ())}
+    named = {node.id for node in below if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    inner = {getattr(node, "name", None) or getattr(node, "rest", None) for node in below}
+    return "self" if first and first[0].arg == "self" and "self" not in again | named | inner else ""
 
 
 def _bound(function: Function) -> set[str]:

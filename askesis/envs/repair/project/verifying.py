@@ -97,13 +97,28 @@ async def judged(bench: Bench, data: Mapping[str, Any], submitted: Mapping[str, 
 
 async def rules_broken(bench: Bench, before: Mapping[str, str], changed: Mapping[str, str]) -> str:
     """Which rule the changed files break; empty for none. Raises `VerifierError` where the machinery fails."""
-    paths = sorted(changed)
-    own = bench.project.packages
-    asked = [[before[path], changed[path], bench.project.source(path), own] for path in paths]
+    for path in sorted(changed):
+        reference = bench.project.source(path)
+        own = bench.project.packages
+        said, ended = await _ruled(bench, [before[path], changed[path], reference, own])
+        if said is None:  # whose fault is it: what about a text with which nothing is wrong?
+            control, ended_too = await _ruled(bench, [before[path], reference, reference, own])
+            if control is None:
+                raise VerifierError(
+                    f"repair_project: the rules cannot be tried on {path}, nor on the project's own text: {ended_too}"
+                )
+            return f"{path} cannot be read: {ended}"
+        if said:
+            return f"{path}: {said}"
+    return ""
+
+
+async def _ruled(bench: Bench, texts: list[Any]) -> tuple[str | None, str]:
+    """What the rules say to a file (`rules.broken`), None where the program did not come through; and how it ended."""
     try:
         sandbox = await bench.sandboxes.acquire()
         try:
-            result = await sandbox.python(RULES, stdin=json.dumps(asked).encode(), limits=RULES_LIMITS)
+            result = await sandbox.python(RULES, stdin=json.dumps([texts]).encode(), limits=RULES_LIMITS)
         finally:
             await sandbox.close()
     except SandboxError as error:
@@ -112,9 +127,8 @@ async def rules_broken(bench: Bench, before: Mapping[str, str], changed: Mapping
         found = json.loads(result.stdout) if result.ended == "exit" and result.exit_code == 0 else None
     except ValueError:
         found = None
-    if not isinstance(found, list) or len(found) != len(paths):
-        return f"{paths[0]} cannot be read: {result.ended}"
-    return next((f"{path}: {said}" for path, said in zip(paths, found, strict=True) if said), "")
+    said = found[0] if isinstance(found, list) and len(found) == 1 and isinstance(found[0], str) else None
+    return said, result.ended
 
 
 async def _tried(bench: Bench, data: Mapping[str, Any], files: Mapping[str, str]) -> Verdict:
