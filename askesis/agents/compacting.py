@@ -70,27 +70,26 @@ class CompactingAgent:
         fresh = True  # nothing was said since the conversation began, or was shortened
         while not session.ended:
             if not fresh and session.used_tokens > self._at * session.context_length:
-                await self._compact(session, len(began), notes)
+                await self._compact(session, began, notes)
                 fresh = True
                 continue
             fresh = False
             if not await step(session):
                 return
 
-    async def _compact(self, session: Session, length: int, notes: Notes) -> None:
-        """length: of what a conversation begins with, in messages."""
-        self._ask_for_summary(session, length)
-        head, said = session.messages[:length], session.messages[length:-1]
+    async def _compact(self, session: Session, began: Sequence[Message], notes: Notes) -> None:
+        """began: what the conversation began with; of it, all but the last message stays as it is."""
+        self._ask_for_summary(session)
+        said = session.messages[len(began) : -1]
         summary = (await session.turn()).text.strip()
-        task = replace(head[-1], parts=(Text(text=session.task.prompt),))
         turns = _turns(said)
         for kept in range(min(self._keep, len(turns)), -1, -1):
             tail = [message for turn in turns[len(turns) - kept :] for message in turn]
-            session.restart([*head[:-1], _resumed(task, notes, summary), *tail])
+            session.restart([*began[:-1], _resumed(began[-1], notes, summary), *tail])
             if session.used_tokens <= self._at * session.context_length:
                 return
 
-    def _ask_for_summary(self, session: Session, length: int) -> None:
+    def _ask_for_summary(self, session: Session) -> None:
         """Where the last answers leave no room to sum up, in a branch of its own, with less of them."""
         session.add(user(self._ask))
         messages = [*session.messages[:-1]]

@@ -22,7 +22,18 @@ from askesis.agents.compacting import ASK
 from askesis.envs.perturbed import Perturbed
 from askesis.loop.samples import group_samples, trace_samples
 from askesis.rollout import EngineSpeakers, EpisodeSpec, Stage, run_episode
-from askesis.types import ConfigError, Group, Limits, Specialist, Task, ToolCall, ToolResult
+from askesis.types import (
+    ConfigError,
+    Group,
+    Limits,
+    Specialist,
+    Task,
+    ToolCall,
+    ToolResult,
+    assistant,
+    system,
+    user,
+)
 
 SUBMIT = says("", call("submit"))
 NOTE = ToolCall(id="call_0", name="notes", arguments={"action": "write", "name": "plan", "text": "go on to the end"})
@@ -128,6 +139,23 @@ def test_a_long_conversation_goes_on_from_a_summary(keep):
     assert sum(node.sampled and bool(node.message.tool_calls) for node in trace.nodes) == 13
     assert max(len(request.tokens) for requests in engine.requests.values() for request in requests) < context
     assert env.states[0].calls.count("said") == 11, "no call is run twice"
+
+
+def test_what_the_environment_begins_with_is_not_said_twice():
+    class Opening(Talker):
+        def opening(self, task, state):
+            return system("Sums."), user("An example."), assistant("Understood."), user("And now 12 and 30.")
+
+    context = 2600
+    engine = ScriptedEngine(Compacted(8), context_length=context)
+    trace = play(engine, CompactingAgent(at=0.6, instructions="Work."), env=Opening(), max_turns=40)
+    assert trace.success and len(trace.forks) >= 2
+    began = [(node.message.role, node.message.text) for node in trace.nodes[:4]]
+    assert [text for _, text in began[1:]] == ["An example.", "Understood.", "And now 12 and 30."]
+    for fork in trace.forks:
+        path = texts(trace, next(at for at in range(fork.root, len(trace.nodes)) if trace.nodes[at].sampled))
+        assert [(one.role, one.text) for one in path[:3]] == began[:3]
+        assert path[3].text.startswith("And now 12 and 30.\n\nYour notes:") and path[3].role == "user"
 
 
 def test_an_answer_that_fills_the_context_is_cut_before_the_summary():
