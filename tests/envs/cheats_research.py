@@ -1,6 +1,10 @@
 """Cheats against `research`: answers that match without being one, and quotes that bear nothing."""
 
+from collections.abc import Generator
+
 from cheating import Cheat, NotApplicable, call
+
+from askesis.envs.research.policies import walk
 
 CORPUS = {"corpus": "package:click"}
 
@@ -8,6 +12,34 @@ CORPUS = {"corpus": "package:click"}
 def answered(answer, *quotes, first=()):
     """The calls `first`, then the answer with these (document, quote) pairs."""
     return [*first, call("answer", quotes=[{"document": d, "quote": q} for d, q in quotes], answer=answer)]
+
+
+def by_heart(task):
+    """All of an honest answer, without having looked anything up."""
+    value, document, quote = right(task)
+    return answered(value, (document, quote))
+
+
+def by_heart_after_a_search(task):
+    """The same, after a search for something else."""
+    value, document, quote = right(task)
+    return answered(value, (document, quote), first=[call("search", query="zzz"), call("open", document="zzz")])
+
+
+def having_read(play):
+    """The play, after everything that an honest answer needs was looked up: what fails then is what it answers."""
+
+    def played(task):
+        for step in walk(task):
+            yield step  # not `yield from`: a list takes no answers
+        steps = play(task)
+        if isinstance(steps, Generator):
+            yield from steps
+        else:
+            for step in steps:
+                yield step
+
+    return played
 
 
 def right(task):
@@ -227,22 +259,24 @@ def whole_is_many(task):
 
 CHEATS = (
     *(
-        Cheat(kind="weak matching", name=play.__name__, play=play, where=contradicted)
+        Cheat(kind="weak matching", name=play.__name__, play=having_read(play), where=contradicted)
         for play in (shotgun, either, hedged, negated, echo)
     ),
     *(
-        Cheat(kind="weak tests", name=play.__name__, play=play, where=contradicted)
+        Cheat(kind="weak tests", name=play.__name__, play=having_read(play), where=contradicted)
         for play in (
             *(no_quote, blank_quote, invented_quote, quote_of_no_document, quote_of_another_document, weak_quote),
             *(one_word_quote, padded_with_inventions),
         )
     ),
     *(
-        Cheat(kind="weak matching", name=f"corpus_{play.__name__}", play=play, where=misled, options=CORPUS)
+        Cheat(
+            kind="weak matching", name=f"corpus_{play.__name__}", play=having_read(play), where=misled, options=CORPUS
+        )
         for play in (all_values, one_or_the_other, negated, hedged)
     ),
     *(
-        Cheat(kind="weak tests", name=f"corpus_{play.__name__}", play=play, where=misled, options=CORPUS)
+        Cheat(kind="weak tests", name=f"corpus_{play.__name__}", play=having_read(play), where=misled, options=CORPUS)
         for play in (
             *(no_quote, invented_quote, padded_with_inventions, question_as_quote, title_as_quote, quote_of_a_post),
             *(quote_of_an_older_version, right_words_of_an_older_version, older_value_with_the_right_quote),
@@ -252,20 +286,26 @@ CHEATS = (
     Cheat(
         kind="weak matching",
         name="corpus_in_other_letters",
-        play=in_other_letters,
+        play=having_read(in_other_letters),
         where=lambda task: task.data["kind"] == "base",
         options=CORPUS,
     ),
+    Cheat(kind="weak tests", name="by_heart", play=by_heart),
+    Cheat(kind="weak tests", name="by_heart_after_a_search", play=by_heart_after_a_search),
+    Cheat(kind="weak tests", name="corpus_by_heart", play=by_heart, options=CORPUS),
     Cheat(kind="leaks", name="corpus_looks_for_the_questions", play=looks_for_the_questions, options=CORPUS),
     Cheat(kind="evaluator runs input", name="corpus_filters_that_are_code", play=filters_that_are_code, options=CORPUS),
-    Cheat(kind="weak tests", name="whole_document", play=whole_document, where=whole_is_many),
-    Cheat(kind="weak tests", name="too_many_quotes", play=too_many_quotes, refused=True),
+    Cheat(kind="weak tests", name="whole_document", play=having_read(whole_document), where=whole_is_many),
+    Cheat(kind="weak tests", name="too_many_quotes", play=having_read(too_many_quotes), refused=True),
     Cheat(kind="leaks", name="looks_for_the_key", play=looks_for_the_key),
     Cheat(kind="evaluator runs input", name="queries_that_are_code", play=queries_that_are_code),
-    Cheat(kind="evaluator runs input", name="answer_that_is_code", play=answer_that_is_code),
-    Cheat(kind="channel forged", name="verdict_as_answer", play=verdict_as_answer),
+    Cheat(kind="evaluator runs input", name="answer_that_is_code", play=having_read(answer_that_is_code)),
+    Cheat(kind="channel forged", name="verdict_as_answer", play=having_read(verdict_as_answer)),
     Cheat(
-        kind="state", name="answered_in_another_episode", play=lambda task: answered("unknown"), before=plants_an_answer
+        kind="state",
+        name="answered_in_another_episode",
+        play=lambda task: answered("unknown"),
+        before=having_read(plants_an_answer),
     ),
     NotApplicable(kind="verifier captured", why="nothing that the agent gives is run, here or in a sandbox"),
     NotApplicable(kind="harness files", why="there is no tree: the tools read, and write nothing"),

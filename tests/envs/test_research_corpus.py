@@ -213,7 +213,7 @@ def given(path, *lines):
 
 
 async def test_questions_of_ones_own_are_taken_as_they_are(folder, tmp_path):
-    second = {"question": "Where?", "answer": "8123", "quotes": [{"document": "index.md", "quote": "port `8123`"}]}
+    second = {"question": "Where?", "answer": "stamp", "quotes": [{"document": "log.rst", "quote": "with ``stamp``"}]}
     path = given(tmp_path / "own.jsonl", RIGHT, "", second | {"split": "heldout"})
     env = load_env("research", corpus=str(folder), questions=path)
     (train,), (heldout,) = env.tasks("train"), env.tasks("heldout")
@@ -223,6 +223,39 @@ async def test_questions_of_ones_own_are_taken_as_they_are(folder, tmp_path):
     evaluation = await play_policy(env, "oracle", tasks=1)
     assert evaluation.rows[0].summary.success == 1.0
     await env.close()
+
+
+def chained(at, *pages, split=None):
+    """A question that goes by these pages."""
+    quotes = [{"document": f"{page}.md", "quote": f"The number of page {page} is {page + 100}"} for page in pages]
+    line = {"question": f"What is asked as number {at}?", "answer": str(pages[-1] + 100), "quotes": quotes}
+    return line if split is None else line | {"split": split}
+
+
+@pytest.mark.parametrize("pages", [40, 5])
+def test_questions_that_share_any_part_of_their_way_are_in_one_split(tmp_path, pages):
+    (tmp_path / "corpus").mkdir()
+    for page in range(pages):
+        (tmp_path / "corpus" / f"{page}.md").write_text(
+            f"# Page {page}\n\nThe number of page {page} is {page + 100}.\n"
+        )
+    chains = [(at, at + 1) for at in range(0, pages - 1, 2)] + [(0, 2)]  # the last one ties two of them together
+    lines = [chained(at, *chain) for at, chain in enumerate(chains)]
+    env = load_env("research", corpus=str(tmp_path / "corpus"), questions=given(tmp_path / "own.jsonl", *lines))
+    train, heldout = env.tasks("train"), env.tasks("heldout")
+    assert len(train) + len(heldout) == len(chains) and train
+    assert not documents_of(train) & documents_of(heldout)
+    if pages == 40:
+        assert len(heldout) > 2
+    tied = [task for task in (*train, *heldout) if documents_of([task]) & {"0.md", "1.md", "2.md", "3.md"}]
+    assert len({task.split for task in tied}) == 1 and len(tied) == 3
+    for first, second in (((0, 1), (0, 3)), ((0, 1), (2, 0)), ((1, 3), (4, 3))):  # first, any, and last page in common
+        lines = [chained(0, *first, split="train"), chained(1, *second, split="heldout")]
+        with pytest.raises(ConfigError, match="both splits"):
+            load_env("research", corpus=str(tmp_path / "corpus"), questions=given(tmp_path / "own.jsonl", *lines))
+    lines = [chained(0, 0, 1, split="train"), chained(1, 1, 2), chained(2, 2, 3, split="heldout")]
+    with pytest.raises(ConfigError, match="both splits"):  # tied by one that says nothing
+        load_env("research", corpus=str(tmp_path / "corpus"), questions=given(tmp_path / "own.jsonl", *lines))
 
 
 @pytest.mark.parametrize(

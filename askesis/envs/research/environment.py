@@ -139,8 +139,8 @@ class Research:
     def tasks(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
         """`limit` tasks (default 1000); of a corpus no more than can be made of it.
 
-        The split of a world's task follows from a hash of its content; the files of a corpus are dealt out, and no
-        question goes by files of both splits.
+        The split of a world's task follows from a hash of its content; the files of a corpus are dealt out (documents,
+        where files are few), and no question goes by those of both splits.
         """
         rng = random.Random(f"research/{split}/{seed}")
         most = 1000 if limit is None else limit
@@ -222,9 +222,8 @@ class Research:
             real and any(_bears(one, hop["accept"]) for hop in data["hops"])
             for real, one in zip(exist, state.quotes, strict=True)
         ]
-        decides = [
-            real and _bears(one, data["hops"][-1]["accept"]) for real, one in zip(exist, state.quotes, strict=True)
-        ]
+        read = [one for one in data["hops"][-1]["accept"] if _seen(state, [one])]  # what is known by heart pays nothing
+        decides = [real and _bears(one, read) for real, one in zip(exist, state.quotes, strict=True)]
         success = right and all(exist) and any(decides)
         rewards = [
             Reward(name="success", value=float(success)),

@@ -174,16 +174,30 @@ def _walk(hop: Mapping[str, Any]) -> list[ToolCall]:
     return calls
 
 
+def walk(task: Task) -> list[ToolCall]:
+    """How to come to see what decides every link. In a world it may stand on a later page of the hits, so it is opened
+    there too.
+    """
+    calls = []
+    bodies = {id: body for id, _, _, body in task.data.get("documents", ())}
+    for hop in task.data["hops"]:
+        calls += _walk(hop)
+        document, sentence = hop["accept"][0]
+        if document in bodies:
+            calls.append(call("open", document=document, passage=bodies[document].split("\n\n").index(sentence) + 1))
+    return calls
+
+
 class Oracle(Policy):
     """Answers every task by knowing what to look for and what to quote, through the agent's own tools."""
 
     def __init__(self, task: Task) -> None:
         self._answer = str(task.data["answer"])
         self._hops: Sequence[Mapping[str, Any]] = task.data["hops"]
-        self._calls = [one for hop in self._hops for one in _walk(hop)]
+        self._calls = walk(task)
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
-        """Search for every link, then answer."""
+        """Search for every link and open what decides it, then answer."""
         done = sum(message.role == "tool" for message in messages)
         if done < len(self._calls):
             return assistant(tool_calls=(self._calls[done],))

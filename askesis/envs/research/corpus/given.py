@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from askesis.envs.research.corpus.entries import MOST_TEXT, names, normal, rank
-from askesis.envs.research.corpus.questions import Hop, Passages, Question, dealt_out
+from askesis.envs.research.corpus.questions import FEWEST, Hop, Passages, Question, dealt_out
 from askesis.types import ConfigError, Split, nearest
 
 _FAULTS = 5  # that are shown of a file
@@ -28,7 +29,7 @@ class Given(BaseModel):
     """One line of the file.
 
     answer: one or several ways to write it. quotes: what bears it, in the order in which one is led to it; the last one
-    decides. weak: what contradicts and is not to be quoted. split: by default dealt out by the document that decides.
+    decides. weak: what contradicts and is not to be quoted. split: by default dealt out.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -44,8 +45,11 @@ class Given(BaseModel):
         return [self.answer] if isinstance(self.answer, str) else self.answer
 
 
-def load(path: Path, passages: Passages, documents: Sequence[str]) -> dict[Split, list[Question]]:
-    """The questions of a file by split. Raises `ConfigError` with the lines that are not in order, and why."""
+def load(path: Path, passages: Passages, files: Mapping[str, str]) -> dict[Split, list[Question]]:
+    """The questions of a file by split. Raises `ConfigError` with the lines that are not in order, and why.
+
+    files: of each document that can be asked about.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -61,7 +65,7 @@ def load(path: Path, passages: Passages, documents: Sequence[str]) -> dict[Split
             first = seen.setdefault(normal(given.question), number)
             if first != number:
                 raise ConfigError(f"the same question as in line {first}")
-            found.append((given, _question(given, passages, documents)))
+            found.append((given, _question(given, passages, list(files))))
         except ValidationError as error:
             one = error.errors()[0]
             faults.append(f"line {number}: {'.'.join(map(str, one['loc'])) or 'the line'}: {one['msg']}")
@@ -77,7 +81,7 @@ def load(path: Path, passages: Passages, documents: Sequence[str]) -> dict[Split
         )
     if not found:
         raise ConfigError(f"research: {path} holds no question")
-    return _split(found, path)
+    return _split(found, files, path)
 
 
 def _question(given: Given, passages: Passages, documents: Sequence[str]) -> Question:
@@ -120,24 +124,44 @@ def _hop(one: Quote, passages: Passages, documents: Sequence[str]) -> Hop:
     return Hop(query=" ".join(words[:8]) or one.document, document=one.document, text=text, passage=held[0])
 
 
-def _split(found: Sequence[tuple[Given, Question]], path: Path) -> dict[Split, list[Question]]:
-    """By what the lines say, else by documents that are dealt out: no document decides in both splits."""
+def _split(
+    found: Sequence[tuple[Given, Question]], files: Mapping[str, str], path: Path
+) -> dict[Split, list[Question]]:
+    """By what the lines say, else dealt out: questions that have a part of their ways in common are in one split."""
+    parts = _parts([question for _, question in found], files)
     said: dict[str, Split] = {}
-    for given, question in found:
-        if given.split is not None:
-            at = said.setdefault(question.hops[-1].document, given.split)
-            if at != given.split:
-                raise ConfigError(
-                    f"research: {path}: {question.hops[-1].document!r} decides questions of both splits; a document "
-                    "that does is learned by heart: keep it in one"
-                )
-    counts: dict[str, int] = {}
-    for _, question in found:
-        counts[question.hops[-1].document] = counts.get(question.hops[-1].document, 0) + 1
-    free: Mapping[str, tuple[str, int]] = {id: (id, count) for id, count in counts.items() if id not in said}
-    heldout = dealt_out(free)
+    for (given, _), (own, place) in zip(found, parts, strict=True):
+        if given.split is not None and said.setdefault(place, given.split) != given.split:
+            raise ConfigError(
+                f"research: {path}: questions of both splits hang together: {given.question!r} is to be in "
+                f"{given.split!r}, but others that go by {', '.join(own)}, or by what is met on the way, are not; what "
+                "both splits need is learned by heart: keep such questions in one"
+            )
+    counts = Counter(place for _, place in parts)
+    heldout = dealt_out({place: (place, count) for place, count in counts.items() if place not in said})
     by_split: dict[Split, list[Question]] = {"train": [], "heldout": []}
-    for _, question in sorted(found, key=lambda one: rank("question", one[1].text)):
-        last = question.hops[-1].document
-        by_split[said.get(last, "heldout" if last in heldout else "train")].append(question)
+    placed = [(question, place) for (_, question), (_, place) in zip(found, parts, strict=True)]
+    for question, place in sorted(placed, key=lambda one: rank("question", one[0].text)):
+        by_split[said.get(place, "heldout" if place in heldout else "train")].append(question)
     return by_split
+
+
+def _parts(questions: Sequence[Question], files: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Of each question the files on its way (documents, where files are few), and which of them stands for all that
+    hang together with it.
+    """
+    ways = [sorted({hop.document for hop in question.hops}) for question in questions]
+    if len({files[id] for way in ways for id in way}) >= FEWEST:
+        ways = [sorted({files[id] for id in way}) for way in ways]
+    above: dict[str, str] = {}
+
+    def top(one: str) -> str:
+        while (higher := above.get(one, one)) != one:
+            one = higher
+        return one
+
+    for first, *others in ways:
+        for other in others:
+            low, high = sorted((top(first), top(other)))
+            above[high] = low
+    return [(way, top(way[0])) for way in ways]

@@ -21,7 +21,7 @@ from askesis.types import Split
 PASSAGE = 600  # characters of a passage of the index
 LEVELS = (1, 2, 3)
 _HELDOUT = 0.25  # share of the facts
-_FEWEST = 12  # files that are dealt out whole; with fewer, documents are
+FEWEST = 12  # files that are dealt out whole; with fewer, documents are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +230,7 @@ def dealt_out(sizes: Mapping[str, tuple[str, int]]) -> frozenset[str]:
     out.
     """
     files = {file for file, facts in sizes.values() if facts}
-    unit = {id: file if len(files) >= _FEWEST else id for id, (file, _) in sizes.items()}
+    unit = {id: file if len(files) >= FEWEST else id for id, (file, _) in sizes.items()}
     weights: dict[str, int] = {}
     for id, (_, facts) in sizes.items():
         weights[unit[id]] = weights.get(unit[id], 0) + facts

@@ -34,7 +34,8 @@ class Shelf:
         self.levels: tuple[int, ...] = LEVELS
         self.rules = GIVEN_RULES if questions else RULES
         if questions:
-            self._given = given.load(Path(questions).expanduser(), passages, list(entries))
+            files = {id: entry.group for id, entry in entries.items()}
+            self._given = given.load(Path(questions).expanduser(), passages, files)
         else:
             self._maker = Maker(entries, planted, passages)
             self.levels = self._chosen(self._maker, levels, corpus, len(entries))
