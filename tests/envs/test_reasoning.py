@@ -16,9 +16,16 @@ from cheats_reasoning import PLANTED, TIE
 from askesis.envs import load_env
 from askesis.envs.reasoning.datasets import DATASETS, LEVELS, SUBJECT_OF, source
 from askesis.envs.reasoning.drawing import Source, heldout, known
-from askesis.envs.reasoning.scoring import EXACT, GRAMMARS, _asker, evaluating, formula, judge, judged
+from askesis.envs.reasoning.scoring import EXACT, GRAMMARS, _asker, evaluating, formula, judge, judged, release
 from askesis.loop import play_policy
 from askesis.types import ConfigError, Outcome, VerifierError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left():
+    """Verdicts that no environment asked for have held the process that scores."""
+    yield
+    release()
 
 
 def entries(name, level, count=4):

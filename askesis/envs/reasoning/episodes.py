@@ -8,7 +8,7 @@ from typing import Any
 
 from askesis.envs.reasoning.drawing import Source, known, library
 from askesis.envs.reasoning.policies import Answerer
-from askesis.envs.reasoning.scoring import ASK_S, MOST, judged
+from askesis.envs.reasoning.scoring import ASK_S, MOST, judged, release
 from askesis.sandbox import LazyPool
 from askesis.tools.python import RUNNER, python_tool
 from askesis.types import (
@@ -181,7 +181,8 @@ class Questions:
         return entry, source.dataset(data["seed"], data["size"])
 
     async def close(self) -> None:
-        """Stop the sandboxes."""
+        """Stop the sandboxes, and the process that scores."""
+        release()
         if self._sandboxes is not None:
             await self._sandboxes.close()
 

@@ -254,6 +254,13 @@ def _asker() -> Worker:
         return _held[0]
 
 
+def release() -> None:
+    """End the process that asks scorers, if there is one; the next verdict that needs it starts another."""
+    with _holding:
+        while _held:
+            _held.pop().close()
+
+
 def _demand(dataset: Any, name: str, entry: Mapping[str, Any]) -> None:
     right = known(entry)
     if right is None:
