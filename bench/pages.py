@@ -19,7 +19,7 @@ _MARKED = re.compile(r"(<!-- bench (\w+):(\w+) -->\n).*?(<!-- /bench -->)", re.D
 
 def pages() -> list[Path]:
     """The pages that may hold figures."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "askesis").rglob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "askesis").rglob("*.md"))]
 
 
 def filled(text: str) -> str:

@@ -34,6 +34,7 @@ from askesis.types import (
 
 MOST_WALL_S = 60.0  # of an episode
 _AT_ONCE = 8
+_FIRST = 20  # of many tasks
 
 Actor = Callable[[Task, Sequence[ToolSpec]], Policy]
 """Makes the policy of one episode, given its task and what can be called in it."""
@@ -97,6 +98,16 @@ class Ground:
             if not isinstance(task, Task):
                 raise Broken(f"{where} gave a {type(task).__name__}, expected a Task")
         return found
+
+    def many(self, split: Split, most: int) -> Sequence[Task]:
+        """`most` tasks as the environment makes them, or as many as can be made in a third of the time that is left: a
+        probe that waits for more would be taken for an environment that hangs."""
+        begun = time.monotonic()
+        found = self.drawn(split, count=min(most, _FIRST))
+        seconds = time.monotonic() - begun
+        able = int(len(found) * self.left_s / (3 * seconds)) if self.left_s < float("inf") and seconds > 0 else most
+        more = min(most, able)
+        return self.drawn(split, count=more) if len(found) == _FIRST < more else found
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -1,10 +1,14 @@
 """How like each other tasks are, by the words and values in their prompts and data.
 
-A task is the set of its words, of its prompt's pairs of neighbours, of the lines in its data, whatever their order, and
-of its values by name. What stands in every task says nothing; what stands in one of many says much: log2(tasks / tasks
-that have it) bits, as in information retrieval (Spärck Jones 1972). Two tasks are nearly the same where nine tenths of
-what they say, in bits, is the same, one thing that no other task has (a number of its own) not counted, and where so
-much of it is the same that chance would not have done it.
+A task is the set of its words, of its prompt's pairs of neighbours, of its lines, whatever their order, and of its
+values by name. What stands in every task says nothing; what stands in one of many says much: log2(tasks / tasks that
+have it) bits, as in information retrieval (Spärck Jones 1972). Two tasks are nearly the same where
+
+- they differ in nothing but one thing each that no other task has (a number of its own), or
+- seven tenths of what they say, in bits, are the same, of that alone which few other tasks say; what three tasks or
+  more have together, and no other has, counts as one thing: it is the form of their kind,
+
+and where so much is the same that chance would not have done it.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from numpy.typing import NDArray
 
 from askesis.types import Task
 
-ALIKE = 0.9
+ALIKE = 0.7
+_FEW, _KIND = 8, 3  # tasks
 _SPARE_BITS = 5.0  # beyond what the best pair of as many tasks shares by chance
 _WORD = re.compile(r"\w+")
 _LINE = 3  # words that are more together than alone
@@ -44,6 +49,9 @@ def _prompt(text: str) -> Iterator[str]:
     yield from found
     for pair in itertools.pairwise(found):
         yield " ".join(pair)
+    for line in text.casefold().splitlines():
+        if len(line.split()) >= _LINE:
+            yield " ".join(line.split())  # with its signs, which may be what it is about
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -100,12 +108,15 @@ def alike(tasks: Sequence[Task], others: Sequence[Task] | None = None) -> Likene
     unique = np.sum(counts, axis=0) == 1
     bits[unique] = np.log2(total)
     mine, theirs = matrices[0], matrices[-1]
-    shared = (mine * bits) @ theirs.T
+    least = 2 * np.log2(max(total, 2)) + _SPARE_BITS
+    known_to_few = np.sum(counts, axis=0) <= _FEW
+    of_few = bits * known_to_few / _together(matrices)
+    shared = (mine * of_few) @ theirs.T
     free = [np.minimum((matrix * unique).sum(axis=1), 1) * np.log2(total) for matrix in (mine, theirs)]
-    sums = [(matrix * bits).sum(axis=1) for matrix in (mine, theirs)]
+    sums = [(matrix * of_few).sum(axis=1) for matrix in (mine, theirs)]
     union = (sums[0] - free[0])[:, None] + (sums[1] - free[1])[None, :] - shared
-    likeness = shared / np.maximum(union, 1e-9)
-    likeness[shared < 2 * np.log2(max(total, 2)) + _SPARE_BITS] = 0.0
+    likeness = np.where(shared >= least, shared / np.maximum(union, 1e-9), 0.0)
+    likeness[_one_apart(mine, theirs, unique) & ((mine * bits) @ theirs.T >= least)] = 1.0
     if others is None:
         np.fill_diagonal(likeness, 0.0)
     if not likeness.size:
@@ -115,12 +126,31 @@ def alike(tasks: Sequence[Task], others: Sequence[Task] | None = None) -> Likene
     return Likeness(found, len(tasks))
 
 
+def _together(matrices: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Of each word, how many stand in exactly the tasks that it stands in, where these are three or more; else 1."""
+    columns = np.packbits(np.concatenate(matrices).astype(bool), axis=0)
+    _, group, sizes = np.unique(columns, axis=1, return_inverse=True, return_counts=True)
+    found = sizes[group.reshape(-1)].astype(np.float64)
+    found[np.sum([matrix.sum(axis=0) for matrix in matrices], axis=0) < _KIND] = 1.0
+    return found
+
+
+def _one_apart(mine: NDArray[np.float32], theirs: NDArray[np.float32], unique: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which pairs differ in one unique word each at most."""
+    rest = [matrix * ~unique for matrix in (mine, theirs)]
+    few = [(matrix * unique).sum(axis=1) <= 1 for matrix in (mine, theirs)]
+    common = rest[0] @ rest[1].T
+    same = (common == rest[0].sum(axis=1)[:, None]) & (common == rest[1].sum(axis=1)[None, :])
+    apart: NDArray[np.bool_] = same & few[0][:, None] & few[1][None, :]
+    return apart
+
+
 def _telling(sides: list[list[set[str]]]) -> list[list[set[str]]]:
     """Without pairs and lines that have a word in them which no other task has: they say no more than that word."""
     counts = Counter(word for side in sides for one in side for word in one)
 
     def more(word: str) -> bool:
-        return " " not in word or all(counts[part] != 1 for part in word.split(" "))
+        return " " not in word or all(counts[part] != 1 for part in _WORD.findall(word))
 
     return [[{word for word in one if counts[word] > 1 or more(word)} for one in side] for side in sides]
 

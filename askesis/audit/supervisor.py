@@ -146,7 +146,7 @@ class Worker:
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(writing,),
             start_new_session=True,
-            env=os.environ | {"TMPDIR": self._scratch, MARK: self._mark},
+            env={"OMP_NUM_THREADS": "1"} | os.environ | {"TMPDIR": self._scratch, MARK: self._mark},
             preexec_fn=_behind_a_reaper,
         )
         os.close(writing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from askesis.audit.ground import Ground
 from askesis.audit.likeness import vendi
 from askesis.audit.probe import Inconclusive, Probe, Sighting
@@ -12,10 +14,10 @@ _LEAST, _LOW, _VARYING = 20, 0.15, 0.08
 
 async def run(ground: Ground) -> Sighting:
     """The Vendi score of a hundred tasks, and what share of their words is not in all of them."""
-    tasks = ground.drawn("train", count=TASKS) or ground.drawn("heldout", count=TASKS)
+    tasks = ground.many("train", TASKS) or ground.many("heldout", TASKS)
     if len(tasks) < _LEAST:
         raise Inconclusive(f"{len(tasks)} tasks; {_LEAST} are needed to tell")
-    score, share = vendi(tasks)
+    score, share = await asyncio.to_thread(vendi, tasks)
     if not share and len({task.prompt for task in tasks}) == 1:
         raise Inconclusive("tasks differ in numbers alone, and all prompts are one: what they lead to cannot be seen")
     same = 1.0 - score / len(tasks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from askesis.audit.ground import Ground
 from askesis.audit.likeness import alike, shown
 from askesis.audit.probe import Inconclusive, Probe, Sighting
@@ -12,10 +14,10 @@ _LEAST = 10
 
 async def run(ground: Ground) -> Sighting:
     """Compare two hundred with each other."""
-    tasks = ground.drawn("train", count=TASKS) or ground.drawn("heldout", count=TASKS)
+    tasks = ground.many("train", TASKS) or ground.many("heldout", TASKS)
     if len(tasks) < _LEAST:
         raise Inconclusive(f"{len(tasks)} tasks; {_LEAST} are needed to tell")
-    found = alike(tasks)
+    found = await asyncio.to_thread(alike, tasks)
     evidence = ""
     if found.alike:
         place, (at, share) = next(iter(found.alike.items()))

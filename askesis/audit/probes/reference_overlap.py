@@ -27,7 +27,7 @@ async def run(ground: Ground) -> Sighting:
         raise Inconclusive(f"the reference {ground.reference} cannot be read: {error}") from error
     if not known:
         raise Inconclusive(f"the reference {ground.reference} has fewer than {LENGTH} words")
-    tasks = ground.drawn("heldout", count=TASKS) or ground.drawn("train", count=TASKS)
+    tasks = ground.many("heldout", TASKS) or ground.many("train", TASKS)
     grams = [{gram for text in _texts(task) for gram in _grams(text)} for task in tasks]
     counts = Counter(gram for own in grams for gram in own)
     seen = Tally()

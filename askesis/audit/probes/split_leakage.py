@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from askesis.audit.ground import Ground
 from askesis.audit.likeness import alike, shown
 from askesis.audit.probe import Probe, Severity, Sighting, Skipped
@@ -11,13 +13,13 @@ TASKS = 200  # of each split
 
 async def run(ground: Ground) -> Sighting:
     """Compare two hundred of each."""
-    heldout, train = ground.drawn("heldout", count=TASKS), ground.drawn("train", count=TASKS)
+    heldout, train = ground.many("heldout", TASKS), ground.many("train", TASKS)
     if not heldout or not train:
         raise Skipped("it has one split alone")
     ids = {task.id: task for task in train}
     same = [task for task in heldout if task.id in ids]
     others = [task for task in heldout if task.id not in ids]
-    near = alike(others, train)
+    near = await asyncio.to_thread(alike, others, train)
     evidence = ""
     if same:
         evidence = f"{len(same)} held-out tasks are also in train: {shown(same[0])}"
