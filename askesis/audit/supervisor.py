@@ -58,7 +58,6 @@ class Supervisor:
     async def run(self, chosen: Sequence[Probe], seconds: float) -> Mapping[str, Answer]:
         """An answer for each probe, by name. seconds: for all of it. Raises `ConfigError` where the environment cannot
         be loaded."""
-        _be_subreaper()
         ends = time.monotonic() + seconds
         left = sorted(chosen, key=lambda probe: -probe.seconds)
         works = [self._work(left, ends) for _ in range(min(self.jobs, len(chosen)))]
@@ -256,16 +255,12 @@ def _read(line: asyncio.Future[bytes]) -> Any:
         return None
 
 
-def _be_subreaper() -> None:
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
-
-
 def _behind_a_reaper() -> None:
     """In a new process, before it becomes the worker: it becomes the reaper, and its child goes on to be the worker.
 
     Hard limits stay: a sandbox sets its own, and may need more.
     """
-    _be_subreaper()
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     worker = os.fork()
     if worker:
         _reap(worker)
@@ -297,7 +292,8 @@ def family(root: int) -> set[int]:
         if path.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError):
                 values = (path / "stat").read_text().rpartition(")")[2].split()
-                parents[int(path.name)], sessions[int(path.name)] = int(values[1]), int(values[3])
+                if values[0] != "Z":
+                    parents[int(path.name)], sessions[int(path.name)] = int(values[1]), int(values[3])
     found = {pid for pid, session in sessions.items() if session == root} | ({root} & parents.keys())
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -305,10 +301,10 @@ def family(root: int) -> set[int]:
 
 
 def end_all(root: int, mark: str) -> None:
-    """Kill what descends from `root` or is of its session, what a dead one of them has left to us, known by `mark`, and
-    at last `root` itself, which gets their orphans as long as it lives. A `root` that asks for itself goes on."""
+    """Kill what descends from `root` or is of its session, what a dead reaper has left, known by `mark`, and at last
+    `root` itself, which gets their orphans as long as it lives. A `root` that asks for itself goes on."""
     for _ in range(200):  # what forks meanwhile is found the next time
-        left = (family(root) | _orphans(mark)) - {root}
+        left = (family(root) | _marked(mark)) - {root}
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -323,12 +319,12 @@ def end_all(root: int, mark: str) -> None:
             os.kill(root, signal.SIGKILL)
 
 
-def _orphans(mark: str) -> set[int]:
-    """Children of this process that have `mark` among their variables: a worker gives it to all that it starts."""
+def _marked(mark: str) -> set[int]:
+    """Processes that have `mark` among their variables: a worker gives it to all that it starts."""
     found = set()
-    for path in Path("/proc/self/task").glob("*/children"):
-        for text in path.read_text().split():
+    for path in Path("/proc").iterdir() if mark else ():
+        if path.name.isdigit():
             with contextlib.suppress(OSError):
-                if mark and f"{MARK}={mark}".encode() in Path(f"/proc/{text}/environ").read_bytes().split(b"\0"):
-                    found.add(int(text))
+                if f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found.add(int(path.name))
     return found
