@@ -6,7 +6,8 @@ as found where its own probe says so, with a severity of low or more. A false al
 twin: all probes are run on all of them.
 
 ratio: share of planted flaws that are found. Options: `clean` (`all`, or `own`: each twin by its own probe alone),
-`jobs` (processes, 2), `seconds` (of a probe on one fixture, 20), `tasks` (8), `only` (probes, with commas).
+`kinds` (such as `ab`: only these ways), `jobs` (processes, 2), `seconds` (of a probe on one fixture, 20), `tasks` (8),
+`only` (probes, with commas).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def run(options: Options) -> Result:
     only = [name for name in options.values.get("only", "").split(",") if name]
     whole = options.values.get("clean", "all") == "all"
     seconds, tasks = options.number("seconds", 20), options.number("tasks", 8)
-    chosen = [fixture for fixture in fixtures() if not only or fixture.probe in only]
+    kinds = options.values.get("kinds", "")
+    chosen = [one for one in fixtures() if (not only or one.probe in only) and (not kinds or one.kind in kinds)]
     context = multiprocessing.get_context("spawn")
     answers: list[tuple[Fixture, Mapping[str, Mapping[str, Any]]]] = []
     jobs = options.number("jobs", 2)

@@ -29,6 +29,7 @@ ALIKE = 0.7
 _FEW, _KIND = 8, 3  # tasks
 _SPARE_BITS = 5.0  # beyond what the best pair of as many tasks shares by chance
 _WORD = re.compile(r"\w+")
+_ORDER = "> "  # before pairs and lines of prompts
 _LINE = 3  # words that are more together than alone
 _SHORT = 4  # values of a list that are one value together: a place, a pair
 
@@ -38,20 +39,23 @@ def words(task: Task) -> set[str]:
     return {*_prompt(task.prompt), *_leaves("", task.data)}
 
 
-def _topics(task: Task) -> set[str]:
-    """Its words alone, without single numbers and words that are one."""
-    found = (word for word in words(task) if " " not in word)
-    return {word for word in found if not word.rpartition("=")[2].replace(".", "").replace("-", "").isdigit()}
+def _topics(task: Task, *, order: bool) -> set[str]:
+    """What it is compared by, without single numbers and all that has one in it. order: also pairs and lines."""
+    return {word for word in words(task) if (order or " " not in word) and not _numbered(word)}
+
+
+def _numbered(word: str) -> bool:
+    return any(part.rpartition("=")[2].replace(".", "").replace("-", "").isdigit() for part in word.split(" "))
 
 
 def _prompt(text: str) -> Iterator[str]:
     found = _WORD.findall(text.casefold())
     yield from found
     for pair in itertools.pairwise(found):
-        yield " ".join(pair)
+        yield _ORDER + " ".join(pair)
     for line in text.casefold().splitlines():
         if len(line.split()) >= _LINE:
-            yield " ".join(line.split())  # with its signs, which may be what it is about
+            yield _ORDER + " ".join(line.split())  # with its signs, which may be what it is about
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -110,7 +114,8 @@ def alike(tasks: Sequence[Task], others: Sequence[Task] | None = None) -> Likene
     mine, theirs = matrices[0], matrices[-1]
     least = 2 * np.log2(max(total, 2)) + _SPARE_BITS
     known_to_few = np.sum(counts, axis=0) <= _FEW
-    of_few = bits * known_to_few / _together(matrices)
+    form = np.array([word.startswith(_ORDER) for word in known])
+    of_few = bits * known_to_few / _together(matrices, form)
     shared = (mine * of_few) @ theirs.T
     free = [np.minimum((matrix * unique).sum(axis=1), 1) * np.log2(total) for matrix in (mine, theirs)]
     sums = [(matrix * of_few).sum(axis=1) for matrix in (mine, theirs)]
@@ -126,12 +131,16 @@ def alike(tasks: Sequence[Task], others: Sequence[Task] | None = None) -> Likene
     return Likeness(found, len(tasks))
 
 
-def _together(matrices: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Of each word, how many stand in exactly the tasks that it stands in, where these are three or more; else 1."""
+def _together(matrices: Sequence[NDArray[np.float32]], form: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of each word, how many stand in exactly the tasks that it stands in, where these are three or more; else 1.
+
+    form: which are pairs and lines of prompts; they overlap, so that of them two tasks are enough.
+    """
     columns = np.packbits(np.concatenate(matrices).astype(bool), axis=0)
     _, group, sizes = np.unique(columns, axis=1, return_inverse=True, return_counts=True)
     found = sizes[group.reshape(-1)].astype(np.float64)
-    found[np.sum([matrix.sum(axis=0) for matrix in matrices], axis=0) < _KIND] = 1.0
+    tasks = np.sum([matrix.sum(axis=0) for matrix in matrices], axis=0)
+    found[tasks < np.where(form, 2, _KIND)] = 1.0
     return found
 
 
@@ -146,13 +155,13 @@ def _one_apart(mine: NDArray[np.float32], theirs: NDArray[np.float32], unique: N
 
 
 def _telling(sides: list[list[set[str]]]) -> list[list[set[str]]]:
-    """Without pairs and lines that have a word in them which no other task has: they say no more than that word."""
+    """Without pairs and lines that have a word in them which few tasks have: they say no more than that word."""
     counts = Counter(word for side in sides for one in side for word in one)
 
     def more(word: str) -> bool:
-        return " " not in word or all(counts[part] != 1 for part in _WORD.findall(word))
+        return " " not in word or all(counts[part] > _FEW for part in _WORD.findall(word))
 
-    return [[{word for word in one if counts[word] > 1 or more(word)} for one in side] for side in sides]
+    return [[{word for word in one if more(word)} for one in side] for side in sides]
 
 
 def _matrix(sets: Iterable[set[str]], place: Mapping[str, int]) -> NDArray[np.float32]:
@@ -164,24 +173,37 @@ def _matrix(sets: Iterable[set[str]], place: Mapping[str, int]) -> NDArray[np.fl
 
 
 def vendi(tasks: Sequence[Task]) -> tuple[float, float]:
-    """How many different tasks there are in effect (the Vendi score, Friedman and Dieng 2023, with the cosine of sets
-    of words as kernel), and what share of a task's words is not in nearly every task. Single numbers do not count."""
-    sets = [_topics(task) for task in tasks]
+    """How many different tasks there are in effect, and what share of a task's words is not in nearly every task.
+
+    The Vendi score (Friedman and Dieng 2023) with the cosine of sets as kernel; the geometric mean of that of words,
+    and of that of words, pairs and lines. Single numbers do not count.
+    """
+    plain = [_topics(task, order=False) for task in tasks]
+    varying = _varying(plain)
+    share = float(np.mean([len(few) / len(all_) if all_ else 0.0 for few, all_ in zip(varying, plain, strict=True)]))
+    ordered = _varying([_topics(task, order=True) for task in tasks])
+    return float(np.sqrt(_score(varying) * _score(ordered))), share
+
+
+def _varying(sets: Sequence[set[str]]) -> list[set[str]]:
+    """Without what nearly all have."""
     counts = Counter(word for one in sets for word in one)
-    varying = [{word for word in one if counts[word] <= 0.9 * len(tasks)} for one in sets]
-    share = float(np.mean([len(few) / len(all_) if all_ else 0.0 for few, all_ in zip(varying, sets, strict=True)]))
-    known = {word: n for n, word in enumerate(sorted(set().union(*varying)))}
+    return [{word for word in one if counts[word] <= 0.9 * len(sets)} for one in sets]
+
+
+def _score(sets: Sequence[set[str]]) -> float:
+    known = {word: n for n, word in enumerate(sorted(set().union(*sets)))}
     if not known:
-        return 1.0, share
-    matrix = _matrix(varying, known)
+        return 1.0
+    matrix = _matrix(sets, known)
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     matrix = matrix / np.maximum(norms, 1e-9)
     kernel = matrix @ matrix.T
     empty = norms[:, 0] == 0
     kernel[np.ix_(empty, empty)] = 1.0  # who say nothing of their own are all the same
-    values = np.linalg.eigvalsh(kernel.astype(np.float64) / len(tasks))
+    values = np.linalg.eigvalsh(kernel.astype(np.float64) / len(sets))
     values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum())), share
+    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def shown(task: Task, most: int = 200) -> str:

@@ -5,6 +5,8 @@ from planted import FLAWS, planted
 
 from askesis.audit import Ground, known_probes
 from askesis.audit.worker import run_probe
+from bench import probes
+from bench.result import Options
 
 PROBES = (
     "interface replay fresh-process rescoring interleaving faults soak seeds split-leakage tool-coverage state-novelty "
@@ -47,3 +49,12 @@ async def test_a_planted_flaw_is_found(probe, kind):
 async def test_the_same_without_the_flaw_is_clean(probe, kind):
     found = await probed(probe, planted(probe).CLEAN[kind])
     assert found["verdict"] == "clean" or found["severity"] == "info", found
+
+
+@pytest.mark.full
+def test_no_probe_cries_wolf_over_what_is_clean():
+    """All probes on the first clean twin of each: false alarms at most 2%."""
+    found = probes.run(Options(values={"kinds": "a"}))
+    assert found.ours["clean"] > 300
+    assert found.ours["false_alarms"] <= 0.02, found.notes
+    assert found.ours["recall"] >= 0.95, found.notes

@@ -9,7 +9,7 @@ from askesis.audit.likeness import vendi
 from askesis.audit.probe import Inconclusive, Probe, Sighting
 
 TASKS = 100
-_LEAST, _LOW, _VARYING = 20, 0.15, 0.08
+_LEAST, _LOW, _VARYING = 20, 0.1, 0.08
 
 
 async def run(ground: Ground) -> Sighting:
@@ -18,8 +18,8 @@ async def run(ground: Ground) -> Sighting:
     if len(tasks) < _LEAST:
         raise Inconclusive(f"{len(tasks)} tasks; {_LEAST} are needed to tell")
     score, share = await asyncio.to_thread(vendi, tasks)
-    if not share and len({task.prompt for task in tasks}) == 1:
-        raise Inconclusive("tasks differ in numbers alone, and all prompts are one: what they lead to cannot be seen")
+    if not share:
+        raise Inconclusive("tasks differ in numbers alone: how much these matter cannot be seen")
     same = 1.0 - score / len(tasks)
     few = score / len(tasks) < _LOW
     note = f"{len(tasks)} tasks are as different as {score:.1f} that have nothing in common; {share:.0%} of a task's "
