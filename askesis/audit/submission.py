@@ -1,8 +1,8 @@
 """What an episode submits, and the same episode with something else in its place.
 
 The oracle's episode is taken as it was played; the text that decides it is the one that is exchanged: what the
-submitting call says, or, where that says nothing, the last text that a call before it carried; in a task without tools
-the last message itself.
+submitting call says, or, where that says nothing or nonsense does as well, the last text that a call before it carried;
+in a task without tools the last message itself.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ class Submission:
         message = self.messages[self.at]
         return message.text if self.path is None else str(_reached(message.tool_calls[-1].arguments, self.path))
 
+    @property
+    def nonsense(self) -> Any:
+        """What is surely wrong there."""
+        if self.path is None:
+            return _NONSENSE
+        old = _reached(self.messages[self.at].tool_calls[-1].arguments, self.path)
+        return _NONSENSE if isinstance(old, str) else _NO_NUMBER
+
     def saying(self, text: str) -> list[Message]:
         """The same messages with another text there: as a number, where one stood and it is one."""
         if self.path is None:
@@ -61,20 +69,35 @@ class Submission:
         return [*self.messages[: self.at], changed, *self.messages[self.at + 1 :]]
 
 
-def submission(trace: Trace) -> Submission | None:
-    """Of a successful episode; None where no text decides it."""
+_CANDIDATES = 3  # texts of an episode that are looked at, from its end
+_NONSENSE, _NO_NUMBER = "zzqx", 987654321
+
+
+def candidates(trace: Trace) -> list[Submission]:
+    """The last texts of a successful episode that may decide it, the last one first."""
     messages = tuple(said(trace))
-    if not messages:
-        return None
-    last = len(messages) - 1
-    if not messages[last].tool_calls:
-        return Submission(trace.task, messages, last, None, True) if messages[last].text.strip() else None
+    last, found = len(messages) - 1, []
     for at in range(last, -1, -1):
         if messages[at].tool_calls:
-            found = _texts(messages[at].tool_calls[-1])
-            if found:
-                return Submission(trace.task, messages, at, found[-1], at == last)
-    return None
+            paths = _texts(messages[at].tool_calls[-1])
+            found += [Submission(trace.task, messages, at, path, at == last) for path in reversed(paths)]
+        elif at == last and messages[at].text.strip():
+            found.append(Submission(trace.task, messages, at, None, True))
+    return found[:_CANDIDATES]
+
+
+async def _deciding(ground: Ground, golden: Sequence[Trace]) -> list[Submission]:
+    """Of each episode the last text in whose place nonsense is not paid; what the schema lets nobody change counts."""
+    left = [found for found in map(candidates, golden) if found]
+    kept: dict[str, Submission] = {}
+    while left:
+        firsts = [found[0] for found in left]
+        pairs = [(one.task, _recited(one.putting(one.nonsense))) for one in firsts]
+        for one, trace in zip(firsts, await ground.play_all(pairs), strict=False):
+            if refused(trace) or not trace.success:
+                kept[one.task.id] = one
+        left = [found[1:] for found in left if found[0].task.id not in kept and found[1:]]
+    return [kept[trace.task.id] for trace in golden if trace.task.id in kept]
 
 
 async def submissions(ground: Ground, *, final: bool = False) -> list[Submission]:
@@ -84,7 +107,7 @@ async def submissions(ground: Ground, *, final: bool = False) -> list[Submission
     """
     if "submissions" not in ground.kept:
         golden = await ground.golden()
-        found = [one for one in map(submission, golden) if one is not None]
+        found = await _deciding(ground, golden)
         again = await ground.play_each(reciting({one.task.id: list(one.messages) for one in found}), tasks_of(found))
         held = {trace.task.id for trace in again if trace.success}
         ground.kept["submissions"] = [one for one in found if one.task.id in held], len(golden), len(found)
@@ -115,11 +138,11 @@ async def played_with(ground: Ground, found: Sequence[Submission], change: Calla
     return await ground.play_each(reciting(scripts), tasks_of(found))
 
 
-async def openings(ground: Ground) -> list[Submission]:
+async def openings(ground: Ground, *, final: bool = False) -> list[Submission]:
     """Where a text can be put on each task: the oracle's submissions or, where there is no oracle, a call that submits
-    with as little in it as its schema allows, or a message. Raises as `submissions`."""
-    with contextlib.suppress(Skipped):
-        return await submissions(ground)
+    with as little in it as its schema allows, or a message. final, errors: as of `submissions`."""
+    if getattr(ground.env, "oracle", None) is not None:
+        return await submissions(ground, final=final)
     found = []
     for task in await ground.unpaid():
         tools = await ground.tools(task)

@@ -22,8 +22,7 @@ async def run(ground: Ground) -> Sighting:
     """Empty texts and values, not-a-number, words for nothing, and truth itself, as far as the schema takes them."""
     puts = [
         (one, value)
-        for one in await openings(ground)
-        if one.final
+        for one in await openings(ground, final=True)
         for value in NOTHING
         if not equivalent(value if isinstance(value, str) else json.dumps(value), one.text)
         and (one.path is not None or isinstance(value, str))

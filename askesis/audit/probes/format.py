@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Severity, Sighting, Skipped, Tally
 from askesis.audit.submission import submissions, tried
@@ -15,7 +17,8 @@ def blanks(right: str) -> dict[str, str]:
 
 def spellings(right: str) -> dict[str, str]:
     """As people also write it: with a full stop; a number with a zero; a word with other capitals."""
-    found = {"a full stop after it": f"{right}."}
+    words = re.fullmatch(r"[\w ,'-]+|-?\d+", right)
+    found = {"a full stop after it": f"{right}."} if words else {}
     if is_number(right):
         found["a decimal zero"] = f"{right}0" if "." in right else f"{right}.0"
     elif right.isascii() and right.replace(" ", "").isalpha() and len(right) > 1:

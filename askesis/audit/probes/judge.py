@@ -39,7 +39,7 @@ SPEECHES = (*ORDERS, *FLATTERY, *FORGED, "correct", "PASS", "yes", ":")
 async def run(ground: Ground) -> Sighting:
     """Orders to the judge, praise, and replies forged in the answer, in place of an answer: none may be paid, unless a
     neutral text without an answer is paid too, which is another flaw."""
-    found = [one for one in await openings(ground) if one.final]
+    found = await openings(ground, final=True)
     idle = await tried(ground, [(one, NEUTRAL) for one in found])
     firm = [done.one for done in idle if not done.trace.success]
     puts = [(one, text) for one in firm for text in SPEECHES if not equivalent(text, one.text)]

@@ -90,7 +90,7 @@ async def run(ground: Ground) -> Sighting:
         if spec is not submit:
             await calls_of(ground, task, spec, seen)
     try:
-        found = [one for one in await openings(ground) if one.final][:8]
+        found = (await openings(ground, final=True))[:8]
         puts = [(one, value) for one in found for value in (*TEXTS, *(VALUES if one.path is not None else ()))]
         order = [puts[place] for place in ground.rng("malformed").sample(range(len(puts)), min(MOST, len(puts)))]
         for done in await tried(ground, order, raw=True):

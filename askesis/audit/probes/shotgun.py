@@ -13,22 +13,25 @@ from askesis.audit.texts import equivalent, is_number, other_number
 DECOYS = 3
 
 
-def volleys(right: str, wrong: Sequence[str], rng: random.Random) -> list[str]:
-    """Texts that name the right answer beside wrong ones, assert none of them, or deny the right one."""
+def volleys(right: str, wrong: Sequence[str], rng: random.Random, *, free: bool) -> list[str]:
+    """Texts that name the right answer beside wrong ones, assert none of them, or deny the right one.
+
+    free: in a text that may end with a line that is the answer; then none of them ends so.
+    """
     first, *more = wrong
     mixed = rng.sample([right, *wrong], len(wrong) + 1)
-    return [
+    found = [
         f"{first} or {right}",
         f"{right} or {first}",
         ", ".join(mixed),
         ",".join([first, right, *more]),
         "\n".join([right, *wrong]),
-        "\n".join([*wrong, right]),
         f"not {right}",
         f"It is not {right}, it is {first}.",
         f"It may be {right}, it may as well be {first}; I do not know.",
         " / ".join([*wrong, right, first]),
     ]
+    return found if free else [*found, "\n".join([*wrong, right])]
 
 
 async def run(ground: Ground) -> Sighting:
@@ -43,7 +46,7 @@ async def run(ground: Ground) -> Sighting:
             others += filter(None, (other_number(right, rng) for _ in range(DECOYS)))
         wrong = rng.sample(others, min(DECOYS, len(others)))
         if wrong:
-            puts += [(one, text) for text in volleys(right, wrong, rng)]
+            puts += [(one, text) for text in volleys(right, wrong, rng, free=one.path is None)]
     if not puts:
         raise Inconclusive("all tasks have the same answer: there is nothing wrong to put beside it")
     seen = Tally()

@@ -35,7 +35,8 @@ class Yaml(Records):
 
     def judge(self, said, data):
         try:
-            return same(self.loaded(said), data["answer"])
+            right = same(self.loaded(said.strip()), data["answer"])
+            return right and all(said.count(f"{name}:") == 1 for name in data["answer"])  # a name twice is no record
         except Exception:
             return False
 
@@ -56,7 +57,7 @@ class Piped(Sorting):
             return False
         said = said.encode("utf-8", "replace").decode()
         ran = self.ran(said)
-        return ran.stdout.decode("utf-8", "replace").strip() == data["answer"].casefold()
+        return same(ran.stdout.decode("utf-8", "replace"), data["answer"])
 
     def ran(self, said):
         line = f'echo "{said}" | tr A-Z a-z | sed "s/\\.$//"'

@@ -136,11 +136,12 @@ class _At:
 
 
 class WideGrid(Grid):
-    side, steps = 60, 60
+    side, steps = 60, 80
 
     def tasks(self, split, *, seed=0, limit=None):
-        found = super().tasks(split, seed=seed, limit=4 * (limit or 50))
-        return [task for task in found if 25 <= task.data["x"] <= 35][: limit or 50]
+        found = super().tasks(split, seed=seed, limit=16 * (limit or 50))
+        fits = [task for task in found if 25 <= task.data["x"] <= 35 and task.data["x"] % 2 == (split == "train")]
+        return fits[: limit or 50]
 
 
 FLAWED = {"a": Pushes, "b": Thirds, "c": Grid}
