@@ -25,15 +25,18 @@ from askesis.agents import agent_for
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.envs.repair.project import RepairProject, make_tasks, packages, read_project, verifying
+from askesis.envs.repair.project.baseline import _answered
 from askesis.envs.repair.project.guest import PLAIN
 from askesis.envs.repair.project.mutations import KINDS, candidates
 from askesis.envs.repair.project.packages import site_folder
 from askesis.envs.repair.project.policies import edit_between
 from askesis.envs.repair.project.reading import Project
 from askesis.envs.repair.project.rules import broken, open_to_repair
+from askesis.envs.repair.project.running import Bench
 from askesis.envs.repair.project.splitting import apply_cuts
 from askesis.envs.repair.project.taskfile import read_task_file
 from askesis.rollout import EpisodeOptions, EpisodeSpec, PolicySpeakers, Stage, run_episode
+from askesis.sandbox import LazyPool
 from askesis.sandbox.warden import longest
 from askesis.types import ConfigError, EnvError, SandboxError, Thinking, VerifierError
 
@@ -234,6 +237,31 @@ async def test_the_project_is_none_of_the_packages_that_its_tests_need_under_any
         monkeypatch.setenv("XDG_CACHE_HOME", unseen)
         with pytest.raises(ConfigError, match=r"set XDG_CACHE_HOME .*--site"):
             site_folder([], without=own)
+
+
+CLOCK = """
+import datetime, random, time, uuid
+def today(days): return (datetime.date.today() + datetime.timedelta(days)).isoformat()
+def hour(hours): return time.localtime().tm_hour + hours
+def drawn(least): return random.randint(least, least + 10**9) > least
+def named(size): return len(uuid.uuid4().hex) + size
+def noon(days): return (datetime.datetime(2026, 1, 1, 12) + datetime.timedelta(days)).strftime("%d %H")
+"""
+
+
+async def test_what_a_clock_or_chance_decides_is_no_call_to_compare(tmp_path):
+    """Two askings within a minute say the same, and the verdict falls on another day."""
+    write_project(tmp_path / "basket")
+    (tmp_path / "basket" / "basket" / "clock.py").write_text(CLOCK)
+    project = read_project(tmp_path / "basket")
+    sites = [str(site_folder([]))]
+    sandboxes = LazyPool(size=1, limits=MAKING.limits, mounts=sites)
+    bench = await Bench.open(project, sandboxes, MAKING.limits, sites=sites)
+    names = ("today", "hour", "drawn", "named", "noon")
+    call = [[["int", "3"]], []]
+    calls = {f"basket/clock.py|{name}": {json.dumps(call): (call, {"a test"})} for name in names}
+    assert set(await _answered(bench, MAKING, calls)) == {"basket/clock.py|noon"}
+    await sandboxes.close()
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

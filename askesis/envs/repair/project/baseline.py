@@ -149,7 +149,8 @@ def _plain_functions(project: Project, path: str) -> dict[str, int]:
 async def _answered(
     bench: Bench, making: Making, recorded: Mapping[str, Mapping[str, tuple[Call, set[str]]]]
 ) -> dict[str, Known]:
-    """What the functions give, asked twice; calls that give two things, or nothing plain, are left out.
+    """What the functions give, asked twice; calls that give two things, or nothing plain, are left out, and those that
+    look at a clock or draw at random: two askings may fall into one minute.
 
     A varied call that raises is left out too: how a function refuses what nobody gives it is not its purpose.
     """
@@ -171,12 +172,15 @@ async def _answered(
             names.append((name, len(own)))
     turns = asyncio.Semaphore(making.workers)
 
-    async def run(part: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def run(part: Sequence[dict[str, Any]], watch: bool) -> list[dict[str, Any]]:
         async with turns:
-            return await bench.jobs(part)
+            return await bench.jobs([{**job, "watch": watch} for job in part])
 
     parts = [jobs[at : at + 8] for at in range(0, len(jobs), 8)]
-    twice = [[one for part in await asyncio.gather(*map(run, parts)) for one in part] for _ in range(2)]
+    twice = [
+        [one for found in await asyncio.gather(*(run(part, watch) for part in parts)) for one in found]
+        for watch in (False, True)
+    ]
     answered: dict[str, Known] = {}
     for (name, own_count), job, *both in zip(names, jobs, *twice, strict=True):
         values = [report["found"].get("values") for report in both]

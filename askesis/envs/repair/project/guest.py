@@ -252,6 +252,18 @@ def tests(job):
         calls[name] = [[json.loads(text), sorted(made | many)] for text, made in found.items()]
     return {"code": int(code), "tests": watch.tests, "problems": watch.problems, "calls": calls}
 
+CLOCKS = """time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time localtime gmtime ctime asctime
+strftime""".split()
+
+def changes(function):
+    """Whether what a built-in function gives is another thing at another time: clocks, chance, the process."""
+    name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+    if isinstance(owner, type):
+        return issubclass(owner, datetime.date) and name in ("now", "utcnow", "today")
+    if name in ("random", "getrandbits"):
+        return any(kind.__module__ == "_random" for kind in type(owner).__mro__)
+    return name in ("urandom", "getpid") or (name in CLOCKS and getattr(function, "__module__", "") == "time")
+
 class Late(BaseException):
     pass
 
@@ -261,10 +273,16 @@ def late(number, frame):
 def calls(job):
     import importlib
     function = getattr(importlib.import_module(job["module"]), job["function"])
+    changed = []
+    def looked(frame, event, function):
+        if event == "c_call" and changes(function):
+            changed.append(function)
     signal.signal(signal.SIGPROF, late)  # time on a core, which a busy machine does not take away
     found = []
     for args, keywords in job["calls"]:
         signal.setitimer(signal.ITIMER_PROF, 1.0)
+        changed.clear()
+        sys.setprofile(looked if job.get("watch") else None)
         try:
             given = [real(one) for one in args], {real(name): real(one) for name, one in keywords}
             value = plain(function(*given[0], **given[1]), True) or ["other", ""]
@@ -273,7 +291,10 @@ def calls(job):
         except BaseException as error:
             value = ["error", type(error).__name__]
         finally:
+            sys.setprofile(None)
             signal.setitimer(signal.ITIMER_PROF, 0)
+        if changed:
+            value = ["other", ""]
         found.append(value if len(json.dumps(value)) <= 6000 else ["other", ""])
     return {"values": found}
 
