@@ -285,6 +285,9 @@ class MonitorSettings(Section):
     held_out: str = ""
     """A reward term of weight 0 that tells the truth (`true_success`, say): a trace that is paid where it says less
     than 1 is a finding. Empty: none."""
+    replays: Share = 0.0
+    """Share of the episodes that are played again word for word, without the model, before they teach: a finding where
+    success is another than before. It costs the time of their tools."""
     allowed: Annotated[tuple[str, ...], Strict(False)] = ()
     """Kinds of tampering that are the task's own business, as `findings.jsonl` names them."""
 

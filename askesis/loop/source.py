@@ -72,6 +72,7 @@ class Source:
         trained, dropped = [], {}
         if self._watch is not None:
             self._watch.begin(step)
+            await self._watch.replay(ordered)
         for group in ordered:
             kept_out = self._watch.judge(group) if self._watch is not None else ""
             taught = kept_out or self._teach(group)

@@ -33,9 +33,10 @@ from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
 from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
 from askesis.loop.stream import Prompt, all_thinkings, limited
-from askesis.loop.watch import Watch
+from askesis.loop.watch import LOOKED_BACK, Watch
 from askesis.models import fingerprint
 from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
+from askesis.types import Trace
 
 
 class Stop:
@@ -103,7 +104,7 @@ class Training:
     _saved: int = 0  # the step of the newest checkpoint
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.prepared.recipe.monitors, self.folder.findings)
+        self.watch = Watch(self.prepared.recipe.monitors, self.folder.findings, self.prepared.env)
 
     async def run(self) -> None:
         """Evaluate, train until a bound is reached or somebody interrupts, evaluate."""
@@ -130,6 +131,8 @@ class Training:
 
     async def _train(self, scalars: Scalars | None) -> None:
         source = await self._source()
+        if self.prepared.recipe.demonstrations is None:
+            self.watch.recall(self._latest())
         every = self.prepared.recipe.eval.every
         self.stopped_by = self._bound()
         while not self.stopped_by:
@@ -143,6 +146,18 @@ class Training:
         if self.stop.asked:
             self.stopped_by = "interrupt"
         self._save_last()
+
+    def _latest(self) -> Iterator[Trace]:
+        """What the steps before this one played, as many as monitors look back at, in their order."""
+        steps: list[int] = []
+        episodes = 0
+        for record in reversed(self.history):
+            if episodes >= LOOKED_BACK:
+                break
+            steps.append(record.step)
+            episodes += record.episodes
+        for step in reversed(steps):
+            yield from self.store.traces(label="train", step=step, final=True)
 
     async def _step(self, source: Source) -> StepRecord | None:
         """One step, committed; None if there is nothing left to draw, or it was interrupted."""

@@ -3,15 +3,17 @@
 import json
 
 import pytest
-from toy_env import TOY
+from toy_env import TOY, Adder, Toy
 
 import askesis
+from askesis.audit import Ground
 from askesis.audit.twins import MARK
 from askesis.loop import RunFolder
+from askesis.loop.recipe import MonitorSettings
 from askesis.loop.rescoring import rescore
-from askesis.loop.watch import Watch
+from askesis.loop.watch import Watch, monitors_of
 from askesis.rollout import TraceStore
-from askesis.types import ConfigError, Finding
+from askesis.types import ConfigError, Finding, Group, Reward
 
 TWINNED = """
 from dataclasses import replace
@@ -121,9 +123,51 @@ async def test_another_verifier_over_what_was_kept(toy_model, tmp_path):
 
 
 def test_the_watch_is_made_of_the_recipe(tmp_path):
-    from askesis.loop.recipe import MonitorSettings
-    from askesis.loop.watch import monitors_of
-
     names = [one.name for one in monitors_of(MonitorSettings(canaries=0.1, held_out="true_success"))]
     assert names == ["tampering", "shortcut-family", "trend", "canary-paid", "paid-untrue"]
-    assert Watch(MonitorSettings(), tmp_path / "findings.jsonl").counts == {}
+    assert Watch(MonitorSettings(), tmp_path / "findings.jsonl", None).counts == {}
+
+
+def test_a_run_that_goes_on_remembers_what_it_saw(toy_model, tmp_path, monkeypatch):
+    seen = []
+
+    class Sees:
+        def observe(self, trace):
+            seen.append(trace.id)
+            return []
+
+    monkeypatch.setattr("askesis.loop.watch.monitors_of", lambda settings: [Sees()])
+    first = askesis.train(recipe(toy_model, tmp_path), display=False)
+    before, seen[:] = set(seen), []
+    askesis.train(resume=first.folder, overrides=["run.steps=3"], display=False)
+    assert len(before) == 16 and set(seen[:16]) == before and len(set(seen[16:]) - before) == 8
+
+
+class Summed(Toy):
+    """Pays for the sum; from the second episode on for none, if it flips."""
+
+    flips, verdicts = False, 0
+
+    async def verify(self, trace, state):
+        said = [call.arguments.get("value") for node in trace.nodes for call in node.message.tool_calls]
+        self.verdicts += 1
+        right = trace.task.data["sum"] in said and not (self.flips and self.verdicts > 1)
+        return [Reward(name="success", value=float(right))]
+
+
+@pytest.mark.parametrize("flips", [False, True])
+async def test_a_verdict_that_flips_is_found_by_playing_again(tmp_path, flips):
+    env = Summed(max_turn_tokens=200)
+    env.flips = flips
+    task = env.tasks("train", limit=1)[0]
+    trace = await Ground(env=env).play(task, lambda task, specs: Adder(task))
+    assert trace.success
+    group = Group(id="g", task=task, thinking=trace.thinking, traces=[trace])
+    watch = Watch(MonitorSettings(replays=1.0, action="quarantine", severity="medium"), tmp_path / "found.jsonl", env)
+    watch.begin(1)
+    await watch.replay([group])
+    assert env.verdicts == 2
+    assert watch.judge(group) == ("quarantine" if flips else "")
+    assert watch.counts == ({"verdict-flips": 1} if flips else {})
+    if flips:
+        assert "played again, success is False and was True; all the answers were the same" in watch.worst

@@ -2,8 +2,9 @@
 
 from askesis.audit.monitors.canaries import Canaries
 from askesis.audit.monitors.families import Families
+from askesis.audit.monitors.flips import Flips
 from askesis.audit.monitors.gap import Gap
 from askesis.audit.monitors.statistics import Trends
 from askesis.audit.monitors.tampering import Tampering
 
-__all__ = ["Canaries", "Families", "Gap", "Tampering", "Trends"]
+__all__ = ["Canaries", "Families", "Flips", "Gap", "Tampering", "Trends"]
