@@ -34,7 +34,7 @@ class WrappedEnv:
         if name == "inner":
             raise AttributeError(name)
         value = getattr(self.inner, name)
-        if name in ("opening", "respond", "specialists"):  # the second argument is the other's state
+        if name in ("opening", "respond", "specialists", "stops"):  # the second argument is the other's state
             return lambda one, state: value(one, inner_state(state))
         return value
 

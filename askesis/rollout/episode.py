@@ -121,6 +121,7 @@ class _Episode:
                 foreseen=foreseen,
                 opens=_opening(stage.env, spec.task, self.state),
                 responds=_responds(stage.env, self.state),
+                stops=_stops(stage.env, self.state),
                 place=getattr(self.state, "sandbox", None),
                 options=stage.options,
                 clock=asyncio.get_running_loop().time,
@@ -163,7 +164,7 @@ class _Episode:
         self.outcome = session.conclude()
 
     async def _verify(self) -> None:
-        """Have the environment judge, and charge the costs. Any failure makes the verifier the one who ended it."""
+        """Have the environment judge, and charge the costs. Who fails at it, verifier or environment, has ended it."""
         stage, played = self.stage, self.trace()
         assert self.state is not None
         try:
@@ -180,7 +181,8 @@ class _Episode:
             reason = "timeout" if isinstance(error, TimeoutError) else "error"
             ended = f"{self.outcome.by}, {self.outcome.reason}"
             detail = f"{type(error).__name__}: {error} (the episode itself had ended by {ended})"
-            self.outcome = Outcome(by="verifier", reason=reason, detail=detail)
+            failed = isinstance(error, EnvError)
+            self.outcome = Outcome(by="environment" if failed else "verifier", reason=reason, detail=detail)
 
     async def close(self) -> None:
         """Release and close what there is; never fails, and finishes even while being cancelled."""
@@ -271,6 +273,11 @@ def _opening(env: Env, task: Task, state: State) -> Sequence[Message]:
 def _responds(env: Env, state: State) -> Callable[[Message], Coroutine[Any, Any, Said | None]] | None:
     respond = getattr(env, "respond", None)
     return None if respond is None else lambda message: respond(message, state)
+
+
+def _stops(env: Env, state: State) -> Callable[[Sequence[Message]], Coroutine[Any, Any, Outcome | None]] | None:
+    stops = getattr(env, "stops", None)
+    return None if stops is None else lambda messages: stops(messages, state)
 
 
 async def _verdict(env: Env, trace: Trace, state: State) -> Sequence[Reward]:

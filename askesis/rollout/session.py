@@ -81,6 +81,9 @@ class EpisodeSession:
     responds: Callable[[Message], Coroutine[Any, Any, Said | None]] | None = (
         None  # what it says to a turn that calls nothing
     )
+    stops: Callable[[Sequence[Message]], Coroutine[Any, Any, Outcome | None]] | None = (
+        None  # whether it ends the episode after the calls of a turn
+    )
     place: Sandbox | None = None  # where a program of the agent's runs
     reach: Reach | None = None  # where that finds this episode
     options: EpisodeOptions
@@ -508,9 +511,22 @@ class EpisodeSession:
     async def call(self, calls: Sequence[ToolCall], *, together: Collection[str] = ()) -> list[Message]:
         """Run calls in order. Those after the one that ended the episode are not run, and get no result."""
         results = await self._tools.call(calls, together)
+        await self._asked_to_stop()
         if self.outcome is None and (spent := self.spent()) is not None:
             self._over(spent)
         return results
+
+    async def _asked_to_stop(self) -> None:
+        """Let the environment end the episode between two turns; what it raises is its own failure."""
+        if self.stops is None or self.outcome is not None:
+            return
+        try:
+            ended = await bounded(self.stops(self._messages), self.spending.tool_s, Waits(self.clock, into=self.waits))
+        except Exception as error:
+            reason = "timeout" if isinstance(error, TimeoutError) else "stops"
+            ended = Outcome(by="environment", reason=reason, detail=f"{type(error).__name__}: {error}")
+        if ended is not None:
+            self.end(ended)
 
     def count_call(self, event: ToolEvent, own_s: float) -> None:
         """A call that was run. own_s: its seconds without those of sub-agents."""

@@ -557,7 +557,9 @@ class Env(Protocol):
     Where its tasks foresee sub-agents, it also has `specialists(task, state) -> Sequence[Specialist]`; where they want
     another harness than `solo`, `harness`, its name. Where it speaks itself: `opening(task, state) ->
     Sequence[Message]`, in place of the prompt, and `async respond(message, state) -> Said | None`, for a turn that
-    calls nothing. Where `verify` may take long, it has `verify_s`: seconds after which even that counts as hanging.
+    calls nothing. Where it may end an episode after the calls of a turn, whatever they were: `async stops(messages,
+    state) -> Outcome | None`. Where `verify` may take long, it has `verify_s`: seconds after which even that counts as
+    hanging.
     """
 
     @property
@@ -576,7 +578,10 @@ class Env(Protocol):
         ...
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
-        """Judge what the agent left, out of its reach. Called once, after the last turn. Raises `VerifierError`."""
+        """Judge what the agent left, out of its reach. Called once, after the last turn.
+
+        Raises `VerifierError`, and `EnvError` where it turns out that the environment had failed.
+        """
         ...
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from askesis.agents import SoloAgent
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs.wrapping import WrappedEnv
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, run_episode
-from askesis.types import Limits, Outcome, Reward, Said, Task, Thinking, assistant, system, user
+from askesis.types import EnvError, Limits, Outcome, Reward, Said, Task, Thinking, ToolCall, assistant, system, user
 
 RENDERER = Qwen3Renderer(train_bpe(["reply"], 300))
 
@@ -105,3 +105,53 @@ async def test_one_that_does_not_answer_in_time_is_the_environments_failure():
 async def test_instructions_and_its_system_message_are_one():
     trace = await played(Echo(), instructions="Think first.")
     assert [n.message.text for n in trace.nodes if n.message.role == "system"] == ["Think first.\n\nbe brief"]
+
+
+class Strict(Echo):
+    """Has no tools, and is asked after each turn whether that is enough."""
+
+    def __init__(self, says):
+        super().__init__()
+        self.says = says
+
+    async def stops(self, messages, state):
+        state.heard.append([one.text for one in messages if one.role == "tool"])
+        return await self.says(len(state.heard))
+
+    async def verify(self, trace, state):
+        assert state.heard[-1][0].startswith("error: no tool 'nope'")
+        if trace.outcome.reason == "lost":
+            raise EnvError("it had failed long before")
+        return [Reward(name="success", value=float(len(state.heard)))]
+
+
+class Caller(Counter):
+    def act(self, messages, thinking):
+        return assistant(tool_calls=(ToolCall(id="call_0", name="nope", arguments={}),))
+
+
+async def _stops(number, reason="enough"):
+    return Outcome(by="policy", reason=reason) if number == 2 else None
+
+
+async def _raises(number):
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, WrappedEnv])
+@pytest.mark.parametrize(
+    ("says", "outcome", "asked"),
+    [
+        (_stops, ("policy", "enough"), 2),
+        (lambda number: _stops(number - 9), ("limit", "max_turns"), 5),
+        (_raises, ("environment", "stops"), None),
+        (lambda number: _stops(number, "lost"), ("environment", "error"), None),
+    ],
+)
+async def test_an_environment_may_stop_after_the_calls_of_a_turn_whatever_became_of_them(
+    monkeypatch, wrap, says, outcome, asked
+):
+    monkeypatch.setattr(Counter, "act", Caller.act)
+    trace = await played(wrap(Strict(says)))
+    assert (trace.outcome.by, trace.outcome.reason) == outcome
+    assert [term.value for term in trace.rewards] == ([asked] if asked else [])
