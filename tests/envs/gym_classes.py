@@ -3,8 +3,10 @@
 import os
 import time
 from collections import deque
+from pathlib import Path
 
 import numpy as np
+from gymnasium import spaces
 
 
 class Guess:
@@ -31,6 +33,44 @@ class Guess:
         right = action.strip() == str(self.number)
         said = "right" if right else "too small" if action < str(self.number) else "too large"
         return said, float(right), right, not right and not self.left, {"won": right}
+
+
+class Flaky(Guess):
+    """Fails once, whatever is done, and never again."""
+
+    def __init__(self, flag):
+        super().__init__()
+        self.flag = Path(flag)
+
+    def step(self, action):
+        if not self.flag.exists():
+            self.flag.touch()
+            raise OSError("no memory")
+        return super().step(action)
+
+
+class Broken(Guess):
+    """Fails whatever is done."""
+
+    def step(self, action):
+        raise ImportError("no dice here")
+
+
+class Ledge:
+    """Each step costs, and who steps off makes it fail."""
+
+    def __init__(self):
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, seed=None):
+        self.at = 0
+        return "on a ledge", {}
+
+    def step(self, action):
+        self.at += 1
+        if action == 2 and self.at > 1:
+            raise IndexError("nothing there")
+        return "on a ledge", -1.0, False, self.at == 9, {}
 
 
 class Old:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -88,11 +89,23 @@ async def test_leaving_early_is_no_success_and_pays_no_more_than_an_attempt_wher
     car = load_env("gymnasium:MountainCar-v0", pay="success")  # registered with -110
     assert paid(await play(car, car.tasks("train", limit=1)[0], 0)) == ({"success": 0, "return": -1, "steps": 1}, 0.0)
     await car.close()
-    for name, step in (("CliffWalking-v1", 0), ("Taxi-v4", 0)):
-        env = load_env(f"gymnasium:{name}", unfinished=-200.0, kwargs={"max_episode_steps": 20})
+    for name, kwargs in (("MountainCar-v0", {}), ("CliffWalking-v1", {"max_episode_steps": 20}), ("Taxi-v4", {})):
+        env = load_env(f"gymnasium:{name}", kwargs=kwargs)
         task = env.tasks("train", limit=1)[0]
-        left, tried = await play(env, task), await play(env, task, *[step] * 20)
-        assert (left.reward, tried.reward, tried.outcome.reason) == (-200.0, -20.0, "truncated")
+        left, once, tried = await play(env, task), await play(env, task, 0), await play(env, task, *[0] * 200)
+        assert tried.outcome.reason == "truncated" and left.reward == once.reward <= tried.reward < -19, name
+        await env.close()
+        assert load_env(f"gymnasium:{name}", kwargs=kwargs)._judging == env._judging  # the same at every time
+    cards = load_env("gymnasium:Blackjack-v1")
+    assert (await play(cards, cards.tasks("train", limit=1)[0])).reward == -1.0  # no hand is passed
+    await cards.close()
+    given = load_env("gymnasium:Taxi-v4", unfinished=-200.0)
+    assert (await play(given, given.tasks("train", limit=1)[0], 0)).reward == -200.0
+    await given.close()
+    for name, options in (("CartPole-v1", {}), ("Taxi-v4", {"unfinished": "sum"})):
+        env = load_env(f"gymnasium:{name}", **options)
+        trace = await play(env, env.tasks("train", limit=1)[0], 0)
+        assert abs(trace.reward) == 1.0 and trace.outcome.reason == "stopped"
         await env.close()
 
 
@@ -120,31 +133,62 @@ async def test_blackjack_is_won_and_lost_as_chance_has_it():
     await env.close()
 
 
-async def test_what_fails_in_an_environment_is_never_the_agents_fault():
-    env = load_env(f"gymnasium:{HERE}:Guess", step_s=1.0, success_key="won", workers=2)
+FAILURES = {
+    "raise": ("raised", "error", "RuntimeError: the dice are lost (gym_classes.py, line"),
+    "nan": ("raised", "error", "reward of a step is nan"),
+    "die": ("raised", "error", "ended with exit code 7"),
+    "hang": ("hung", "timeout", "no answer to 'step' within 1 s"),
+}
+
+
+async def test_what_fails_in_an_environment_again_on_the_same_actions_is_the_policys_doing():
+    env = load_env(f"gymnasium:{HERE}:Guess", step_s=1.0, success_key="won", workers=0)
     tasks = env.tasks("train", limit=6)
     assert tasks[0].prompt.endswith("A number from 1 to 9.")
     number = str(tasks[0].data["seed"] % 9 + 1)
-    fine, raised, nan, died, hung = await asyncio.gather(
-        play(env, tasks[0], "0", number),
-        play(env, tasks[1], "raise"),
-        play(env, tasks[2], "nan"),
-        *(play(load_env(f"gymnasium:{HERE}:Guess", step_s=1.0), tasks[3], action) for action in ("die", "hang")),
+    fine, *failed = await asyncio.gather(
+        play(env, tasks[0], "0", number), *(play(env, tasks[1], action) for action in FAILURES)
     )
     assert (fine.success, fine.reward, fine.turns) == (True, 1.0, 2)
     assert "too large" not in fine.nodes[-1].message.text and "right\nreward: 1" in fine.nodes[-1].message.text
-    for trace, reason, said in (
-        (raised, "error", "RuntimeError: the dice are lost (gym_classes.py, line"),
-        (nan, "error", "reward of a step is nan"),
-        (died, "error", "ended with exit code 7"),
-        (hung, "timeout", "no answer to 'step' within 1 s"),
-    ):
-        assert (trace.outcome.by, trace.outcome.reason) == ("environment", reason) and said in trace.outcome.detail
-        assert not trace.outcome.learnable and not trace.rewards
+    for trace, (reason, _, said) in zip(failed, FAILURES.values(), strict=True):
+        assert (trace.outcome.by, trace.outcome.reason) == ("policy", reason) and said in trace.outcome.detail
+        assert paid(trace) == ({"success": 0.0, "return": 0.0, "steps": 0.0}, 0.0)
+    later = await play(env, tasks[2], "0", "raise")
+    assert (later.outcome.reason, paid(later)[0]["steps"], later.reward) == ("raised", 1.0, 0.0)
     again = await play(env, tasks[4], *"12345")
     assert again.outcome.reason in ("terminated", "truncated")
     await env.close()
     await env.close()
+
+
+async def test_who_makes_an_environment_fail_is_paid_no_more_than_who_leaves_it():
+    env = load_env(f"gymnasium:{HERE}:Ledge")
+    task = env.tasks("train", limit=1)[0]
+    fell, left, tried = await play(env, task, 0, 2), await play(env, task), await play(env, task, *[0] * 9)
+    assert (fell.outcome.by, fell.outcome.reason) == ("policy", "raised") and fell.outcome.learnable
+    assert fell.reward == left.reward < -1.0 and tried.reward == -9.0
+    await env.close()
+
+
+async def test_what_fails_once_or_always_is_the_environments_failure(tmp_path):
+    flaky = {"kwargs": {"flag": str(tmp_path / "failed")}}
+    for name, options, said in (
+        ("Flaky", flaky, "not when the same actions were taken again: .*OSError: no memory"),
+        ("Broken", {}, "fails on every first action that was tried: .*ImportError: no dice here"),
+    ):
+        env = load_env(f"gymnasium:{HERE}:{name}", **options)
+        trace = await play(env, env.tasks("train", limit=1)[0], "1")
+        assert (trace.outcome.by, trace.rewards) == ("environment", ()) and not trace.outcome.learnable
+        assert re.search(said, trace.outcome.detail), trace.outcome
+        await env.close()
+    for action, (reason, other, said) in FAILURES.items():
+        for raising, end in (("infrastructure", ("environment", other)), ("end", ("policy", reason))):
+            env = load_env(f"gymnasium:{HERE}:Guess", step_s=1.0, raising=raising)
+            trace = await play(env, env.tasks("train", limit=1)[0], action)
+            assert (trace.outcome.by, trace.outcome.reason) == end and said in trace.outcome.detail
+            assert bool(trace.rewards) == (raising == "end")
+            await env.close()
 
 
 async def test_an_environment_of_the_old_kind_whose_arguments_are_drawn():
@@ -175,6 +219,8 @@ async def test_an_environment_that_does_not_follow_its_seed_is_found_out():
         ("FrozenLake-v1", {"observe": "pixels"}, "expected one of auto, ansi"),
         ("CartPole-v1", {"observe": "ansi"}, "draws no text"),
         ("CartPole-v1", {"pay": "sucess"}, "expected 'return'"),
+        ("CartPole-v1", {"raising": "stop"}, "expected one of replay, end, infrastructure"),
+        ("CartPole-v1", {"unfinished": "least"}, "expected a number, 'auto' or 'sum'"),
         ("CartPole-v1", {"show": f"{HERE}:shwn"}, "did you mean 'shown'"),
         ("CartPole-v1", {"vary": "nothing"}, "package.module:function"),
         (f"{HERE}:Gues", {}, "has no 'Gues'"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
+import random
 import re
 import signal
 import sys
@@ -68,18 +70,9 @@ class Episode:
 
     def step(self, given: Any) -> dict[str, Any]:
         """Take an action. Raises `Unfit` where it is none."""
-        result = self.env.step(action_of(self.space, given, self._wanted.names))
-        if not isinstance(result, tuple) or len(result) not in (4, 5):
-            raise TypeError(
-                f"step gave {type(result).__name__} {result!r:.100}: expected (observation, reward, terminated, "
-                "truncated, info) or (observation, reward, done, info)"
-            )
-        if len(result) == 5:
-            observation, reward, terminated, truncated, info = result
-        else:  # as older environments have it
-            observation, reward, done, info = result
-            truncated = bool(done) and bool(info.get("TimeLimit.truncated"))
-            terminated = bool(done) and not truncated
+        observation, reward, terminated, truncated, info = self._stepped(
+            action_of(self.space, given, self._wanted.names)
+        )
         key = self._wanted.success_key
         return {
             "text": self._shown(observation, info),
@@ -88,6 +81,41 @@ class Episode:
             "truncated": bool(truncated),
             "success": bool(info.get(key)) if key else None,
         }
+
+    def _stepped(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """What newer environments' `step` gives."""
+        result = self.env.step(action)
+        if not isinstance(result, tuple) or len(result) not in (4, 5):
+            raise TypeError(
+                f"step gave {type(result).__name__} {result!r:.100}: expected (observation, reward, terminated, "
+                "truncated, info) or (observation, reward, done, info)"
+            )
+        if len(result) == 5:
+            return result
+        observation, reward, done, info = result  # as older environments have it
+        truncated = bool(done) and bool(info.get("TimeLimit.truncated"))
+        return observation, reward, bool(done) and not truncated, truncated, info
+
+    def played(self, seed: int, steps: int) -> list[float]:
+        """The rewards of random play, as far as it comes in so many steps; none where no action can be drawn."""
+        rng, space, names = random.Random(seed), self.space, self._wanted.names
+        if space is None and not names:
+            return []
+        self.reset(seed)
+        if space is not None:
+            space.seed(seed)
+        rewards: list[float] = []
+        for _ in range(steps):
+            action = rng.choice(names) if space is None else space.sample()
+            try:
+                _, reward, terminated, truncated, _ = self._stepped(action)
+            except Exception:  # what it raises is no reward
+                break
+            if math.isfinite(reward):
+                rewards.append(float(reward))
+            if terminated or truncated:
+                break
+        return rewards
 
     def _shown(self, observation: Any, info: Any) -> str:
         if self._wanted.show is not None:
@@ -229,6 +257,22 @@ class Server:
             for env in envs.values():
                 env.close()
         return {"texts": texts}
+
+    def _returns(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What random play comes to: the sums of episodes of at most `steps`, until those come to `most` together."""
+        returns, left = list[float](), int(asked["most"])
+        for start in asked["starts"]:
+            episode = self._made(asked, start["kwargs"])
+            try:
+                rewards = episode.played(start["seed"], min(int(asked["steps"]), left))
+            finally:
+                episode.close()
+            left -= len(rewards)
+            if rewards:
+                returns.append(sum(rewards))
+            if not rewards or left <= 0:
+                break
+        return {"returns": returns}
 
     def _open(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         episode = self._made(asked, asked["kwargs"])

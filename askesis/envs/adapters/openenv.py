@@ -1,8 +1,9 @@
 """`openenv:http://host:port`: an OpenEnv server's environment. So too `openenv:package.module:app`, which is started.
 
 Spoken to in the server's own protocol over a WebSocket (reset, step, close; a session for each episode), so that none
-of the packages that a server needs is needed here. A server that is gone, silent or says that it failed is the
-environment's failure, and the episode is played again.
+of the packages that a server needs is needed here. Whether a server that is gone, silent or says that it failed is the
+environment's failure, so that the episode is played again, or the policy's doing is found out by taking the same
+actions again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from askesis.envs.adapters.hooks import hook
 from askesis.envs.adapters.openenv_server import Served, fetched, local
-from askesis.envs.adapters.stepping import Judging, Pay, Step, SteppedEnv, SteppedState, StepTool, stepped_state
+from askesis.envs.adapters.stepping import (
+    Judging,
+    Pay,
+    Raising,
+    Step,
+    SteppedEnv,
+    SteppedState,
+    StepTool,
+    stepped_state,
+)
 from askesis.envs.functions import tool
 from askesis.tools.rendering import bounded
 from askesis.types import (
@@ -146,8 +156,12 @@ class _Called:
     spec: ToolSpec
     theirs: str
 
+    def action(self, args: Mapping[str, Any]) -> Any:
+        """What a call with these arguments does."""
+        return {"type": "call_tool", "tool_name": self.theirs, "arguments": dict(args)}
+
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
-        return await self.state.act({"type": "call_tool", "tool_name": self.theirs, "arguments": dict(args)})
+        return await self.state.act(self.action(args))
 
 
 class OpenEnvironment(SteppedEnv):
@@ -160,11 +174,12 @@ class OpenEnvironment(SteppedEnv):
     the same for the same seed. show: a function of an observation (a dict) that gives the text. output: characters of
     one. tell_reward: say each step's reward.
 
-    pay, scale, success_at, unfinished: as `gymnasium` has them. oracle, demonstrator: functions of a task that give a
-    policy or a list of actions. max_turns, max_turn_tokens: of an episode. step_s, start_s: seconds that a step may
-    take, and until a session has begun. python, folder, sessions: of a server that is started: its interpreter, the
-    folder that its modules lie in, episodes at once. Raises `ConfigError` for what does not fit or does not answer,
-    `MissingExtra` without `websockets`.
+    pay, scale, success_at, raising: as `gymnasium` has them. unfinished: what an episode is paid at most that the
+    environment did not end, or `sum` for whatever it was paid until then. oracle, demonstrator: functions of a
+    task that give a policy or a list of actions. max_turns, max_turn_tokens: of an episode. step_s, start_s: seconds
+    that a step may take, and until a session has begun. python, folder, sessions: of a server that is started: its
+    interpreter, the folder that its modules lie in, episodes at once. Raises `ConfigError` for what does not fit or
+    does not answer, `MissingExtra` without `websockets`.
     """
 
     package = "websockets"
@@ -183,7 +198,8 @@ class OpenEnvironment(SteppedEnv):
         pay: Pay = "return",
         scale: float = 1.0,
         success_at: float | None = None,
-        unfinished: float | None = None,
+        unfinished: float | Literal["sum"] = "sum",
+        raising: Raising = "replay",
         oracle: str = "",
         demonstrator: str = "",
         max_turns: int = 30,
@@ -210,14 +226,18 @@ class OpenEnvironment(SteppedEnv):
             if ":" not in target:
                 raise ConfigError(f"openenv:{target}: expected http://host:port, or package.module:app to be started")
             self._served = Served(target, python=python, folder=folder, sessions=sessions, start_s=start_s)
+        if isinstance(unfinished, str) and unfinished != "sum":
+            raise ConfigError(f"openenv: unfinished={unfinished!r}: expected a number, or 'sum'")
+        most = None if isinstance(unfinished, str) else unfinished
         super().__init__(
             f"openenv:{target}",
             kwargs=kwargs,
             vary=vary,
-            judging=Judging(pay=pay, scale=scale, success_at=success_at, unfinished=unfinished),
+            judging=Judging(pay=pay, scale=scale, success_at=success_at, unfinished=most),
             limits=Limits(max_turns=max_turns, max_turn_tokens=max_turn_tokens, wall_s=1800.0, tool_s=step_s + 5.0),
             oracle=oracle,
             demonstrator=demonstrator,
+            raising=raising,
         )
         try:
             self._described(prompt)
@@ -288,7 +308,7 @@ class OpenEnvironment(SteppedEnv):
         except BaseException:
             await remote.close()
             raise
-        return SteppedState(remote, tell_reward=self._tell_reward)
+        return SteppedState(remote, tell_reward=self._tell_reward, raising=self._raising)
 
     async def _session(self, start: Mapping[str, Any]) -> _Remote:
         """A session that has begun; where all are taken, one that is free within `start_s`."""

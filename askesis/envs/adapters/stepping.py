@@ -11,11 +11,12 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from askesis.envs.adapters.hooks import hook, scripted
+from askesis.envs.policies import RandomPolicy
 from askesis.types import (
     ConfigError,
     EnvError,
@@ -27,14 +28,18 @@ from askesis.types import (
     Split,
     State,
     Task,
+    Thinking,
     Tool,
     ToolResult,
     ToolSpec,
     Trace,
+    user,
 )
 
 Pay = Literal["return", "success"]
+Raising = Literal["replay", "end", "infrastructure"]
 _HELDOUT = 8  # one start in so many is held out
+_OTHERS = 4  # other actions that are tried where the first one of an episode has failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +71,27 @@ class Stepper(Protocol):
 
 @dataclass(slots=True)
 class SteppedState:
-    """One episode. returned: the sum of its rewards. schema: of its actions, where that is the episode's own."""
+    """One episode. returned: the sum of its rewards. schema: of its actions, where that is the episode's own.
+
+    raising: see `SteppedEnv`. taken: the actions so far, without those that were refused. failed: what the environment
+    did on the last of them in place of a step; empty for nothing.
+    """
 
     stepper: Stepper
     schema: Mapping[str, Any] = field(default_factory=dict)
-    tools: Sequence[Tool] = ()
     tell_reward: bool = True
+    raising: Raising = "replay"
     returned: float = 0.0
-    steps: int = 0
+    taken: list[Any] = field(default_factory=list)
     last: Step | None = None
+    failed: str = ""
     closed: bool = False
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def steps(self) -> int:
+        """How many there were, without one that has failed."""
+        return len(self.taken) - bool(self.failed)
 
     @property
     def over(self) -> bool:
@@ -86,20 +101,26 @@ class SteppedState:
     async def act(self, action: Any) -> ToolResult:
         """Take an action; what the agent reads of it, and the outcome where the episode ends with it."""
         async with self._turn:
-            if self.over:
+            if self.over or self.failed:
                 return ToolResult(text="error: the episode is over", error=True)
             try:
-                step = await self.stepper.step(action)
-            except TimeoutError as error:
-                return ToolResult(text="", error=True, end=_failed("timeout", error))
-            except EnvError as error:
-                return ToolResult(text="", error=True, end=_failed("error", error))
+                step = await taken(self.stepper, action)
+            except (TimeoutError, EnvError) as error:
+                self.taken.append(action)
+                self.failed = str(error)
+                return ToolResult(text="", error=True, end=self._failure(error))
             if step.refused:
                 return ToolResult(text=f"error: {step.text}", error=True)
-            if not math.isfinite(step.reward):
-                return ToolResult(text="", error=True, end=_failed("error", f"the reward of a step is {step.reward}"))
-            self.last, self.steps, self.returned = step, self.steps + 1, self.returned + step.reward
+            self.taken.append(action)
+            self.last, self.returned = step, self.returned + step.reward
         return ToolResult(text=self._told(step), end=_end(step))
+
+    def _failure(self, error: Exception) -> Outcome:
+        """Whose doing it is that the environment has failed, as far as is known before it is tried again."""
+        late = isinstance(error, TimeoutError)
+        if self.raising == "infrastructure":
+            return Outcome(by="environment", reason="timeout" if late else "error", detail=self.failed)
+        return Outcome(by="policy", reason="hung" if late else "raised", detail=self.failed)
 
     def _told(self, step: Step) -> str:
         parts = [step.text]
@@ -116,8 +137,12 @@ class SteppedState:
             await self.stepper.close()
 
 
-def _failed(reason: str, error: object) -> Outcome:
-    return Outcome(by="environment", reason=reason, detail=str(error))
+async def taken(stepper: Stepper, action: Any) -> Step:
+    """A step whose reward is a number. Raises as `Stepper.step` does, and `EnvError` for a reward that is none."""
+    step = await stepper.step(action)
+    if not math.isfinite(step.reward):
+        raise EnvError(f"the reward of a step is {step.reward}")
+    return step
 
 
 def _end(step: Step) -> Outcome | None:
@@ -135,8 +160,21 @@ class StepTool:
     spec: ToolSpec
     argument: str = "action"
 
+    def action(self, args: Mapping[str, Any]) -> Any:
+        """What a call with these arguments does."""
+        return args[self.argument] if self.argument else dict(args)
+
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
-        return await self.state.act(args[self.argument] if self.argument else dict(args))
+        return await self.state.act(self.action(args))
+
+
+@runtime_checkable
+class Acting(Protocol):
+    """A tool that takes an action."""
+
+    def action(self, args: Mapping[str, Any]) -> Any:
+        """What a call with these arguments does."""
+        ...
 
 
 def step_tool(state: SteppedState, schema: Mapping[str, Any], description: str = "Take a step.") -> StepTool:
@@ -156,7 +194,7 @@ class Judging:
     sum from which an episode counts as a success. says: the environment itself says whether it was one. Where there is
     neither, an episode succeeds that the environment ended and that was paid more than 0. No episode succeeds that the
     environment did not end. unfinished: what such a one is paid at most, in place of a higher sum, so that it does not
-    pay to stop before a step costs; None pays the sum.
+    pay to stop, or to make the environment fail, before a step costs; None pays the sum.
     """
 
     pay: Pay = "return"
@@ -201,6 +239,11 @@ class SteppedEnv:
     vary: names a function that gets a `random.Random` and gives the arguments of one task's environment, beside
     `kwargs`; tasks are then held out by their arguments, and by their seed elsewhere. oracle, demonstrator: name
     functions of a task (and, for the second, `seed` and options) that give a `Policy`, or a list of actions.
+
+    raising: what becomes of an episode on an action of which the environment raises, hangs or dies, or gives a reward
+    that is no number. `replay` takes the same actions again in a fresh one: where that fails at the same place, the
+    policy has ended the episode, and is paid what it had; else the machinery has. `end` always takes it for the
+    policy's doing, `infrastructure` never.
     """
 
     def __init__(
@@ -213,8 +256,13 @@ class SteppedEnv:
         limits: Limits,
         oracle: str,
         demonstrator: str,
+        raising: Raising,
     ) -> None:
-        self.name = name
+        if raising not in get_args(Raising):
+            raise ConfigError(f"{name}: raising={raising!r}: expected one of {', '.join(get_args(Raising))}")
+        self.name, self._raising = name, raising
+        self.verify_s = 2 * limits.wall_s  # as much again as an episode may take, which a verdict may have to repeat
+        self._passed: list[Any] = []  # an action that a fresh environment took, once there is one
         self._kwargs = dict(kwargs or {})
         self._vary: Callable[[random.Random], Mapping[str, Any]] | None = hook(vary, "vary") if vary else None
         self._judging, self._limits = judging, limits
@@ -255,11 +303,64 @@ class SteppedEnv:
         """The prompt and the data of each start."""
         raise NotImplementedError
 
+    async def setup(self, task: Task) -> SteppedState:
+        """The environment, at the beginning of a task. Raises `EnvError`."""
+        raise NotImplementedError
+
+    def tools(self, task: Task, state: State) -> Sequence[Tool]:
+        """Those that take actions, and others."""
+        raise NotImplementedError
+
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """`success`, `return` and `steps`, as `Judging` has them; what the environment paid until the end, however that
-        came."""
-        await state.close()
-        return self._judging.rewards(stepped_state(state))
+        came. Raises `EnvError` where the environment failed, and not because of the actions."""
+        own = stepped_state(state)
+        await own.close()
+        if not own.failed:
+            self._passed = own.taken[:1] or self._passed
+        elif own.raising == "replay":
+            await self._blamed(trace.task, own)
+        return self._judging.rewards(own)
+
+    async def _blamed(self, task: Task, state: SteppedState) -> None:
+        """Raise `EnvError` unless the actions are why the environment has failed: they make a fresh one fail at the
+        same place, and not everything does."""
+        if not await self._fails(task, state.taken):
+            raise EnvError(f"{self.name}: it failed, and not when the same actions were taken again: {state.failed}")
+        if len(state.taken) > 1:
+            return  # those before the last did not
+        for action in self._others(task, state):
+            if action != state.taken[0] and await self._fails(task, [action]) is False:
+                return
+        raise EnvError(f"{self.name}: it fails on every first action that was tried: {state.failed}")
+
+    async def _fails(self, task: Task, actions: Sequence[Any]) -> bool | None:
+        """Whether a fresh environment fails on the last of these actions; None where it does not come to take it."""
+        stepper = await self._fresh(task)
+        try:
+            for number, action in enumerate(actions, 1):
+                try:
+                    step = await taken(stepper, action)
+                except (TimeoutError, EnvError):
+                    return True if number == len(actions) else None
+                if step.refused or (number < len(actions) and (step.terminated or step.truncated)):
+                    return None
+            return False
+        finally:
+            await stepper.close()
+
+    async def _fresh(self, task: Task) -> Stepper:
+        """An environment at the beginning of a task, of which no episode depends. Raises `EnvError`."""
+        return (await self.setup(task)).stepper
+
+    def _others(self, task: Task, state: SteppedState) -> Iterator[Any]:
+        """Actions that a fresh environment should take: one that another did, and legal ones."""
+        yield from self._passed
+        tools = {one.spec.name: one for one in self.tools(task, state) if isinstance(one, Acting)}
+        policy = RandomPolicy([one.spec for one in tools.values()], seed=0)
+        for _ in range(_OTHERS):
+            for call in policy.act([user(task.prompt)], Thinking()).tool_calls:
+                yield tools[call.name].action(call.arguments)
 
 
 def stepped_state(state: State) -> SteppedState:
