@@ -10,7 +10,7 @@ from cheating import Scripted, call
 from askesis.agents import load_agent
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
-from askesis.envs.adapters.harbor_tests import Verdict
+from askesis.envs.adapters.harbor_tests import Verdict, Verified
 from askesis.loop.checking import Checker
 from askesis.rollout import EpisodeOptions, EpisodeSpec, PolicySpeakers, Stage, run_episode
 from askesis.types import ConfigError, EnvError, Thinking
@@ -164,6 +164,21 @@ async def test_a_folder_whose_tests_give_no_verdict_is_the_verifiers_failure(tmp
     assert (trace.outcome.by, trace.outcome.reason, trace.rewards) == ("verifier", "error", ())
     assert said in trace.outcome.detail and "on an untouched tree" in trace.outcome.detail
     await env.close()
+
+
+async def test_tests_that_once_gave_no_verdict_on_an_untouched_tree_are_asked_again(env, monkeypatch):
+    """The machine was at fault then; a folder is not given up for it, and who breaks its tests does not get away."""
+    tested, failing = type(env)._tested, [True, True]
+
+    async def unlucky(self, one, snapshot):
+        return Verified(wrong="no memory") if failing and failing.pop() else await tested(self, one, snapshot)
+
+    monkeypatch.setattr(type(env), "_tested", unlucky)
+    kills = "echo 'import os, signal; os.kill(os.getppid(), signal.SIGKILL)' > roman.py"
+    lost = await play(env, named(env, "module"), kills)
+    assert lost.outcome.by == "verifier" and "on an untouched tree: no memory" in lost.outcome.detail
+    broken = await play(env, named(env, "module"), kills)
+    assert (broken.outcome.by, broken.reward, terms(broken)["tests_broken"]) == ("policy", 0.0, 1.0), broken.outcome
 
 
 def test_reward_files_are_read_strictly():

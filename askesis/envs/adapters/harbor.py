@@ -257,11 +257,17 @@ class HarborEnv:
         ]
 
     async def _control(self, one: HarborTask) -> Verified:
-        """What the tests say of a tree that nobody touched: known once for all."""
+        """What the tests say of a tree that nobody touched.
+
+        A verdict there is remembered. That there is none may have been the machine's doing: it is asked again, by all
+        who wait for it together.
+        """
+        before = self._controls.get(one.digest)
         async with self._judging.setdefault(one.digest, asyncio.Lock()):
-            if one.digest not in self._controls:
-                self._controls[one.digest] = await self._tested(one, await self._begun(one))
-            return self._controls[one.digest]
+            found = self._controls.get(one.digest)
+            if found is None or (found.wrong and found is before):
+                found = self._controls[one.digest] = await self._tested(one, await self._begun(one))
+            return found
 
     async def _tested(self, one: HarborTask, snapshot: Snapshot) -> Verified:
         """Run the tests on a tree, in a sandbox that nobody has touched."""
