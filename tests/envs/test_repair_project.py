@@ -317,6 +317,21 @@ async def test_what_reaches_for_the_interpreter_is_refused(name):
     assert said and (name == "deep" or "clamp" in said), said
 
 
+@pytest.mark.parametrize(
+    ("head", "refused"),
+    [
+        ("class A:\n    def f(self, n):\n", False),
+        ("def f(self, n):\n", True),  # called with whatever a test has
+        ("class A:\n    @staticmethod\n    def f(self, n):\n", True),
+        ("class A:\n    @classmethod\n    def f(self, n):\n", True),
+    ],
+)
+async def test_only_what_a_method_was_called_on_is_given_attributes(head, refused):
+    before = f"def room(shelf):\n    return shelf.room\n\n\n{head}        return n\n"
+    said = broken(before, before.replace("return n\n", "self.room = n\n        return n\n"), before)
+    assert ("the attribute 'room' of another object is set" in said) == refused, said
+
+
 async def test_outside_of_functions_nothing_changes():
     for old, new in (
         ("room=3", "room=4"),

@@ -172,14 +172,17 @@ class _Known:
                     return root.id
         return ""
 
-    def fault(self, function: Function, *originals: Function) -> str:
-        """What in a changed function is not allowed; empty for nothing. originals: what it was, what it should be."""
+    def fault(self, function: Function, *originals: Function, method: bool = False) -> str:
+        """What in a changed function is not allowed; empty for nothing. originals: what it was, what it should be.
+
+        method: whether it stands in a class.
+        """
         reach = next((found for one in originals if (found := self.powerful(one))), "")
         if reach:
             return f"it uses {reach}: only the project's own version of it is accepted"
         allowed = {ast.dump(node) for one in originals for node in ast.walk(one)}
         bound = _bound(function)
-        held = _own_name(function)
+        held = _own_name(function) if method else ""
         own = {name for one in originals for name in _bound(one)}
         parents = {id(below): node for node in ast.walk(function) for below in ast.iter_child_nodes(node)}
         taken = sorted((bound - own) & self.risky)
@@ -242,6 +245,8 @@ class _Known:
 
 def _own_name(function: Function) -> str:
     """`self`, where it is what a method was called on and nothing else in the whole of it; empty otherwise."""
+    if any(isinstance(one, ast.Name) and one.id in ("staticmethod", "classmethod") for one in function.decorator_list):
+        return ""
     first = [*function.args.posonlyargs, *function.args.args][:1]
     below = [node for node in ast.walk(function) if node not in (function, *first)]
     again = {name for node in below for name in ((node.arg,) if isinstance(node, ast.arg) else ())}
