@@ -17,7 +17,7 @@ train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a repor
 test: lint browser  ## everything that is quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not gpu"
 
-test-full: lint browser  ## and the soaks, kills and long comparisons
+test-full: lint browser venv-verifiers venv-openenv  ## and the soaks, kills and long comparisons
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: setup

@@ -34,8 +34,7 @@ def test_without_the_package_it_says_what_to_install():
 )
 def test_against_the_real_package(venv, cases):
     python = ROOT / venv / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"no {venv}: make venv-verifiers")
+    assert python.exists(), f"no {venv} here, against which this is tested: make venv-verifiers (make test-full does)"
     path = os.pathsep.join(map(str, (ROOT, EXAMPLES, HERE)))
     run = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / cases)]
     done = subprocess.run(
