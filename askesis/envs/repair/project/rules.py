@@ -83,7 +83,7 @@ def _compared(before: ast.Module, after: ast.Module, reference: ast.Module, pack
             return f"{name} is not one of its functions"
         bodies = [_dumped(one[name].body) for one in (own, was)]
         if _dumped(function.body) not in bodies:
-            said = known.fault(function, own[name], was[name])
+            said = known.fault(function, own[name], was[name], method="." in name)
             if said:
                 return f"{name}, {said}"
     return ""
