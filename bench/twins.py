@@ -38,7 +38,9 @@ from bench.twins_variants import ARMS, PAIRS, VARIANTS, Variant
 
 __all__ = ["picture", "predicted", "run", "table", "variants"]
 
-STEPS, EPISODES, TASKS, SECONDS = 40, 300, 24, 90
+STEPS, PER_STEP = 40, 12  # of a run; tasks of a step, each of them played eight times
+EPISODES = 300  # of the evaluation before it
+TASKS, SECONDS = 16, 600  # of an audit; so many seconds that a busy machine does not cut it short
 GOAL = (
     "the prediction's rank correlation with the final exploit rate is above 0 and with the onset below 0, both "
     "intervals clear of 0; on the pairs, with quarantine, what is true is at least 0.9 of what is paid at the end"
@@ -155,9 +157,13 @@ def _cold(recipe: str, folder: Path) -> dict[str, Any]:
 
 
 def _audited(variant: Variant, folder: Path) -> dict[str, Any]:
-    from askesis.audit import audit, exploitability
+    """By the probes of validity, which are those that the prediction is of."""
+    from askesis.audit import audit, exploitability, known_probes
 
-    found = asyncio.run(audit(variant.env, options=variant.env_options, tasks=TASKS, seconds=SECONDS, jobs=1))
+    names = [name for name, probe in known_probes().items() if probe.axis == "validity"]
+    found = asyncio.run(
+        audit(variant.env, options=variant.env_options, names=names, tasks=TASKS, seconds=SECONDS, jobs=1)
+    )
     (folder / "audits").mkdir(exist_ok=True)
     (folder / "audits" / f"{variant.name}.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
     return {
@@ -197,6 +203,7 @@ def _trained(variant: Variant, job: Job, checkpoint: str) -> dict[str, Any]:
             "run.seed": job.seed,
             "run.steps": job.steps,
             "run.threads": 1,
+            "rollout.tasks_per_step": PER_STEP,
             "model.checkpoint": checkpoint,
             "env.name": variant.env,
             "env.options": variant.env_options,
