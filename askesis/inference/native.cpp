@@ -692,6 +692,32 @@ Engine* engine_new(const Model* model, const Layer* layers, int32_t threads) {
 
 void engine_free(Engine* engine) { delete engine; }
 
+#if defined(__AVX512BF16__)
+// A matrix [rows][inputs], in bfloat16 or float32, as `multiply_pairs` takes it, filled up with zeros
+void engine_pack(const void* matrix, int32_t half, int32_t rows, int32_t inputs, int32_t* into) {
+  const int pairs = (inputs + 1) / 2;
+  std::vector<int32_t> panel((int64_t)PANEL * pairs);
+  for (int n = 0; n < rows; n += PANEL, into += (int64_t)pairs * PANEL) {
+    std::fill(panel.begin(), panel.end(), 0);
+    for (int i = 0; i < PANEL && n + i < rows; i++) {
+      uint16_t* line = (uint16_t*)(panel.data() + (int64_t)i * pairs);
+      const int64_t from = (int64_t)(n + i) * inputs;
+      int k = 0;
+      if (half)
+        std::memcpy(line, (const uint16_t*)matrix + from, sizeof(uint16_t) * inputs);
+      else
+        for (const float* row = (const float*)matrix + from; k < inputs; k += LANES) {
+          const __mmask16 mask = inputs - k < LANES ? (1 << (inputs - k)) - 1 : 0xFFFF;
+          const __m512 read = _mm512_maskz_loadu_ps(mask, row + k);
+          _mm256_mask_storeu_epi16(line + k, mask, (__m256i)_mm512_cvtneps_pbh(read));
+        }
+    }
+    for (int k = 0; k < pairs; k++)
+      for (int i = 0; i < PANEL; i++) into[k * PANEL + i] = panel[(int64_t)i * pairs + k];
+  }
+}
+#endif
+
 // Up to `most` steps: more than one only if every span is one token that draws, and nothing can happen before but that a
 // row draws one of its `watch` [spans][width] tokens, which ends it. Outputs are [step][draw], as is the noise.
 int32_t engine_step(Engine* engine, Batch* batch, int32_t most, const int32_t* watch, int32_t width) {

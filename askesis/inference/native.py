@@ -102,18 +102,20 @@ def _library() -> ctypes.CDLL:
     library.engine_new.argtypes = [_POINTER, _POINTER, ctypes.c_int32]
     library.engine_free.argtypes = [_POINTER]
     library.engine_knows_half.restype = ctypes.c_int32
+    if library.engine_knows_half():
+        library.engine_pack.argtypes = [_POINTER, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, _POINTER]
     library.engine_step.argtypes = [_POINTER, _POINTER, ctypes.c_int32, _POINTER, ctypes.c_int32]
     return library
 
 
-def _pack(matrix: Tensor, into: Tensor | None) -> Tensor:
+def _pack(library: ctypes.CDLL, matrix: Tensor, into: Tensor | None) -> Tensor:
     """A matrix [rows, inputs] as `native.cpp` wants it in bfloat16, rows and inputs filled up with zeros."""
     rows, inputs = matrix.shape
-    panels, pairs = -(-rows // _PANEL), -(-inputs // 2)
     if into is None:
-        into = torch.zeros((panels, pairs, _PANEL, 2), dtype=torch.bfloat16)
-    whole = torch.nn.functional.pad(matrix, (0, 2 * pairs - inputs, 0, panels * _PANEL - rows))
-    into.copy_(whole.view(panels, _PANEL, pairs, 2).transpose(1, 2))
+        into = torch.empty((-(-rows // _PANEL), -(-inputs // 2), _PANEL, 2), dtype=torch.bfloat16)
+    matrix = matrix.contiguous()
+    half = matrix.dtype == torch.bfloat16
+    library.engine_pack(matrix.data_ptr(), half, rows, inputs, into.data_ptr())
     return into
 
 
@@ -212,7 +214,7 @@ class NativeBackend:
                     if tensor.ndim == 1:
                         self._copies.setdefault(name, torch.empty(tensor.shape)).copy_(tensor.detach())
                     elif name != "model.embed_tokens.weight":
-                        self._copies[name] = _pack(tensor.detach(), self._copies.get(name))
+                        self._copies[name] = _pack(self._library, tensor.detach(), self._copies.get(name))
             self._packed_at = version
         return self._copies
 
