@@ -39,6 +39,7 @@ async def played_elsewhere(
         "first": ground.first,
         "later_s": later_s,
         "episodes": [[one.task.id, [_plain(message) for message in one.messages]] for one in chosen],
+        "helpers": {key: _plain(message) for key, message in ground.helpers.items()},
     }
     seconds = max(5.0, min(60.0, ground.left_s))
     with tempfile.TemporaryFile() as answer:  # no pipe: what is written to it never waits for a reader
@@ -132,7 +133,8 @@ async def _play(told: Mapping[str, Any]) -> Mapping[str, Any]:
     from askesis.envs import load_env
 
     env = load_env(told["env"], **told["options"])
-    ground = Ground(env=env, seed=told["seed"], count=told["count"], first=told["first"])
+    helpers = {key: _message(*one) for key, one in told["helpers"].items()}
+    ground = Ground(env=env, seed=told["seed"], count=told["count"], first=told["first"], helpers=helpers)
     try:
         tasks = {task.id: task for task in ground.tasks}
         found = []

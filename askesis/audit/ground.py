@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import threading
 import time
@@ -41,14 +42,36 @@ Actor = Callable[[Task, Sequence[ToolSpec]], Policy]
 
 
 class Recited(Policy):
-    """Says these messages, one after the other, whatever it hears; then it stops."""
+    """Says these messages, one after the other, whatever it hears; then it stops.
+
+    helpers: what its sub-agents say, by what they have heard and said before; on anything else they stop.
+    """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._left = list(messages)
+        self.helpers: Mapping[str, Message] = {}
 
     def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
         """The next one."""
         return self._left.pop(0) if self._left else assistant()
+
+    def sub_agent(self, name: str, specialist: str) -> Policy:
+        """Goes by `helpers`."""
+        return _Helper(self.helpers)
+
+
+class _Helper(Policy):
+    def __init__(self, known: Mapping[str, Message]) -> None:
+        self._known = known
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        return self._known.get(_so_far(messages), assistant())
+
+
+def _so_far(messages: Sequence[Message]) -> str:
+    """A conversation as a key."""
+    told = "\0".join(f"{message.role} {message.text}" for message in messages)
+    return hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()
 
 
 @dataclass(slots=True)
@@ -59,6 +82,7 @@ class Ground:
     that is drawn. deadline: of the probe at hand, by `time.monotonic`. name, options: by which another process can load
     it; empty where it cannot. reference: a file of texts that its tasks should not repeat; empty for none.
     strangers: processes that this one had started before it was there, which are none of the environment's.
+    helpers: what sub-agents said in the episodes that were played, for `Recited`.
     """
 
     env: Env
@@ -72,6 +96,7 @@ class Ground:
     strangers: frozenset[int] = field(default_factory=lambda: children())
     specs: dict[str, Sequence[ToolSpec]] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
+    helpers: dict[str, Message] = field(default_factory=dict)
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -131,13 +156,24 @@ class Ground:
     async def play(self, task: Task, actor: Actor, *, env: Env | None = None, seed: int = 0) -> Trace:
         """One episode."""
         told = _Telling(env or self.env)
-        speakers = PolicySpeakers(policy=lambda spec: actor(spec.task, told.specs), renderer=plain_renderer())
+        renderer = plain_renderer()
+        speakers = PolicySpeakers(policy=lambda spec: self._taught(actor(spec.task, told.specs)), renderer=renderer)
         agent = load_agent(str(getattr(self.env, "harness", None) or "solo"))
-        stage = Stage(speakers=speakers, renderer=plain_renderer(), env=told, agent=agent)
+        stage = Stage(speakers=speakers, renderer=renderer, env=told, agent=agent)
         spec = EpisodeSpec(task=task, thinking=Thinking(enabled=False), group="audit", seed=seed)
         trace = await run_episode(spec, stage)
         self.specs[task.id] = told.specs
+        for places in agents(trace)[1:]:
+            messages = [trace.nodes[place].message for place in places]
+            for at, place in enumerate(places):
+                if trace.nodes[place].sampled:
+                    self.helpers.setdefault(_so_far(messages[:at]), messages[at])
         return trace
+
+    def _taught(self, policy: Policy) -> Policy:
+        if isinstance(policy, Recited):
+            policy.helpers = self.helpers
+        return policy
 
     async def play_each(self, actor: Actor, tasks: Sequence[Task] | None = None, *, seed: int = 0) -> list[Trace]:
         """One episode on each task, some at once, in their order; fewer where the time is up, and none raises
@@ -219,14 +255,30 @@ def children() -> frozenset[int]:
     return frozenset(found)
 
 
+def agents(trace: Trace) -> list[list[int]]:
+    """The nodes of each agent's conversation, by their places: those of the one that began, then each sub-agent's. A
+    conversation that goes on from fewer messages is the same agent's."""
+    forks = {fork.root: fork for fork in trace.forks}
+    whose: dict[int, int] = {}
+    found: dict[int, list[int]] = {}
+    for place, node in enumerate(trace.nodes):
+        fork = forks.get(place)
+        before = fork.origin if fork is not None and fork.kind == "compaction" else node.parent
+        whose[place] = whose.get(before, place)
+        found.setdefault(whose[place], []).append(place)
+    return [found[first] for first in sorted(found)]
+
+
 def said(trace: Trace) -> list[Message]:
-    """What the policy of an episode said."""
-    return [node.message for node in trace.nodes if node.sampled]
+    """What the policy of an episode said; without what its sub-agents did."""
+    places = agents(trace)[0] if trace.nodes else []
+    return [trace.nodes[place].message for place in places if trace.nodes[place].sampled]
 
 
 def heard(trace: Trace) -> list[str]:
-    """What tools told it."""
-    return [node.message.text for node in trace.nodes if node.message.role == "tool"]
+    """What tools told it, and then each of its sub-agents."""
+    messages = [trace.nodes[place].message for places in agents(trace) for place in places]
+    return [message.text for message in messages if message.role == "tool"]
 
 
 def submits(specs: Sequence[ToolSpec]) -> ToolSpec | None:

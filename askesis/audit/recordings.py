@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from askesis.audit.ground import Ground, Recited, heard, said
+from askesis.audit.ground import Ground, Recited, agents, heard, said
 from askesis.audit.probe import Inconclusive, Skipped
 from askesis.envs.policies import SUBMITS, NullPolicy, RandomPolicy
 from askesis.types import Env, Message, Policy, Task, Thinking, ToolSpec, Trace, assistant
@@ -176,7 +176,10 @@ _UNANSWERED = ("exception", "timeout", "sandbox", "ended")
 
 def calls(trace: Trace) -> list[Made]:
     """In their order."""
-    made = [call for node in trace.nodes if node.sampled for call in node.message.tool_calls]
+    order = [place for places in agents(trace) for place in places]
+    made = [call for place in order if trace.nodes[place].sampled for call in trace.nodes[place].message.tool_calls]
+    rank = {place: number for number, place in enumerate(order)}
+    events = sorted(trace.tool_events, key=lambda event: rank.get(event.node, len(order)))
     answers = iter(heard(trace))
     return [
         Made(
@@ -185,7 +188,7 @@ def calls(trace: Trace) -> list[Made]:
             None if event.status in _UNANSWERED else next(answers, None),
             event.status,
         )
-        for call, event in zip(made, trace.tool_events, strict=False)
+        for call, event in zip(made, events, strict=False)
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 _TOKEN = re.compile(r"[-+]?\d+(?:\.\d+)?|[^\W\d_]+")
 _NOISE = re.compile(r"[^\w.\-]|_|(?<!\d)\.|\.(?!\d)|-(?!\d)")
+_MANY = 5
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 Change = Callable[[str, random.Random], "str | None"]
@@ -27,6 +28,12 @@ def _tokens(text: str) -> list[str | float]:
 
 def _compact(text: str) -> str:
     return _NOISE.sub("", text.casefold())
+
+
+def many_parts(text: str) -> bool:
+    """Whether it is made of so many words and numbers that others in their place may well be right too: a path, a grid,
+    a colouring."""
+    return len(_tokens(text)) >= _MANY
 
 
 def is_number(text: str) -> bool:

@@ -18,6 +18,7 @@ def short(monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE_S", 1.0)
     monkeypatch.setattr(supervisor, "START_S", 8.0)
     monkeypatch.setattr(supervisor, "MEMORY", 2**30)
+    monkeypatch.setattr(supervisor, "_MOST_PATIENCE", 3.0)
 
 
 def left_over():
@@ -95,3 +96,10 @@ async def test_what_is_done_to_the_auditor_is_a_finding(name):
 @pytest.mark.parametrize("name", SLOW)
 async def test_more_of_what_is_done_to_the_auditor(name):
     await survives(name, SLOW[name])
+
+
+def test_who_gets_a_third_of_a_core_has_three_times_as_long():
+    assert supervisor.patience(8.0, [0, 0, 0], cores=2) == 8.0
+    assert supervisor.patience(8.0, [2, 4, 6], cores=2) == 24.0
+    assert supervisor.patience(8.0, [999], cores=2) == 24.0  # and no longer than `_MOST_PATIENCE` times
+    assert supervisor.running() >= 1

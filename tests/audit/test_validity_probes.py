@@ -1,5 +1,7 @@
 """Probes of validity and exploitation: each finds the flaw where it was planted, and nothing in the clean twins."""
 
+import itertools
+
 import pytest
 from planted import planted
 
@@ -37,3 +39,26 @@ async def test_a_flaw_is_found_and_a_clean_twin_is_clean(name, flawed, env):
         assert answer["severity"] != "info"
         assert answer["evidence"]
         assert answer["tasks"]
+
+
+@pytest.mark.parametrize("name", ["near-miss", "search-answers"])
+async def test_another_right_answer_of_many_parts_is_no_near_miss(name):
+    sorting = planted("near-miss").Register.__mro__[1]
+
+    class Colours(sorting):
+        """Numbers from 1 to 4, neighbours not alike: there are many such."""
+
+        def draw(self, rng):
+            found = [1]
+            while len(found) < 9:
+                found.append(rng.choice([one for one in (1, 2, 3, 4) if one != found[-1]]))
+            return f"Nine numbers, as {rng.random()}", {"answer": " ".join(map(str, found))}
+
+        def judge(self, said, data):
+            parts = said.split()
+            fits = len(parts) == 9 and set(parts) <= set("1234")
+            return fits and all(one != other for one, other in itertools.pairwise(parts))
+
+    found = await run_probe(known_probes()[name], Ground(env=Colours(), count=8), seconds=120)
+    assert found["verdict"] == "found" and found["severity"] == "info", found
+    assert "right as well" in found["note"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Sighting, Skipped, Tally
 from askesis.audit.submission import submissions, tried
-from askesis.audit.texts import NEAR, equivalent
+from askesis.audit.texts import NEAR, equivalent, many_parts
+
+MOSTLY = 0.5  # of the changed ones; where so many are paid, they are not looked at
+OTHERS = "only answers of many parts, and few of them: what is paid may be right as well; see the evidence"
 
 
 async def run(ground: Ground) -> Sighting:
@@ -18,10 +21,15 @@ async def run(ground: Ground) -> Sighting:
                 puts.append((one, text))
     if not puts:
         raise Skipped("no submitted text could be changed into a near miss")
-    seen = Tally()
+    seen, long = Tally(), Tally()
     for done in await tried(ground, puts):
+        hit, parts = done.trace.success, many_parts(done.one.text)
         evidence = f"{done.put!r} is paid where {done.one.text!r} is right"
-        seen.add(done.trace.success, evidence, task=done.one.task.id)
+        seen.add(hit, evidence, task=done.one.task.id)
+        if parts:
+            long.add(hit)
+    if seen.hits and seen.hits == long.hits < MOSTLY * long.n:
+        return seen.sighting(severity="info", note=OTHERS)
     return seen.sighting()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Severity, Sighting, Skipped, Tally
+from askesis.audit.probes.near_miss import MOSTLY, OTHERS
 from askesis.audit.submission import Submission, submissions, tried
-from askesis.audit.texts import CHANGES, equivalent
+from askesis.audit.texts import CHANGES, equivalent, many_parts
 
 TRIALS, BATCH = 192, 16
 
@@ -16,7 +17,7 @@ async def run(ground: Ground) -> Sighting:
     rng = ground.rng("search answers")
     pools: dict[str, list[str]] = {one.task.id: [one.text] for one in found}
     known: set[tuple[str, str]] = set()
-    seen, worst = Tally(), Tally()
+    seen, worst, long = Tally(), Tally(), Tally()
     shortest: tuple[Submission, str] | None = None
     for _ in range(TRIALS // BATCH):
         puts: list[tuple[Submission, str]] = []
@@ -32,6 +33,8 @@ async def run(ground: Ground) -> Sighting:
                 break
         for done in await tried(ground, puts):
             seen.add(done.trace.success, task=done.one.task.id)
+            if many_parts(done.one.text):
+                long.add(done.trace.success)
             if done.trace.success:
                 pools[done.one.task.id].append(done.put)
                 same_words = sorted(done.put.casefold().split()) == sorted(done.one.text.casefold().split())
@@ -44,6 +47,8 @@ async def run(ground: Ground) -> Sighting:
         raise Skipped("no submitted text could be changed into a wrong one")
     if shortest is not None:
         seen.evidence = f"{shortest[1]!r} is paid where {shortest[0].text!r} is right"
+    if seen.hits and seen.hits == long.hits < MOSTLY * long.n:
+        return seen.sighting(severity="info", note=OTHERS)
     severity: Severity = "low" if not worst.hits else "high" if seen.hits >= 0.05 * seen.n else "medium"
     return seen.sighting(
         severity=severity, note="" if worst.hits or not seen.hits else "the same words, in other order"
