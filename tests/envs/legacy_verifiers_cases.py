@@ -126,6 +126,9 @@ async def test_an_environment_that_answers():
     assert first.success and said(first, "user")[-1] == "Right."
     cut = await played(env, lambda task: [assistant("<answer>1</answer>")] * 9, max_turns=2)
     assert (cut.outcome.by, cut.turns, cut.success) == ("limit", 2, False) and "exact" in rewards(cut)
+    unheard = assistant("<answer>boom</answer>", tool_calls=(call("nope"),))  # they hear of it from the verdict
+    last = await played(env, lambda task: [unheard], max_turns=1)
+    assert (last.outcome.by, last.rewards) == ("environment", ()) and "boom" in last.outcome.detail, last.outcome
     broken = await played(env, lambda task: [assistant("<answer>boom</answer>")])
     assert (broken.outcome.by, broken.rewards) == ("environment", ())
     failing = await played(load_env(NAME, kind="guessing", failing_setup=True), lambda task: [assistant("x")])

@@ -163,7 +163,8 @@ class LegacyVerifiers:
         return Said(messages=played.heard, end=played.end)
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
-        """`success` (weight 0), then what their rubric gives, with its weights. Raises `VerifierError`."""
+        """`success` (weight 0), then what their rubric gives, with its weights. Raises `VerifierError`, and `EnvError`
+        where their environment failed on the last turn."""
         spoken = [node.message for node in trace.nodes if node.sampled]
         left = await _own(state).finished(spoken[-1] if spoken else None)
         with self._failures.watched() as failures:
@@ -210,6 +211,7 @@ class Played:
     _prompts: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     _answers: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     _length: int = 0
+    _gone: BaseException | None = None  # what told them that there are no more turns
     _rollout: asyncio.Task[Any] | None = None
 
     async def start(self, row: Mapping[str, Any]) -> None:
@@ -221,15 +223,14 @@ class Played:
 
     async def ask(self, prompt: Sequence[Any], tools: Sequence[Any] | None) -> Any:
         """What their client is asked: the policy's turn. Raises their `Error` when there is none any more."""
+        if not self.stopping:
+            await self._prompts.put((list(prompt), list(tools or ())))
+            if (answer := await self._answers.get()) is not None:
+                return answer
         import verifiers
 
-        if self.stopping:
-            raise verifiers.Error("the episode is over")
-        await self._prompts.put((list(prompt), list(tools or ())))
-        answer = await self._answers.get()
-        if answer is None:
-            raise verifiers.Error("the episode is over")
-        return answer
+        self._gone = verifiers.Error("the episode is over")
+        raise self._gone
 
     async def answer(self, message: Message) -> None:
         """Give the policy's turn, and hear what comes of it."""
@@ -293,6 +294,7 @@ class Played:
         """Their state, after the policy's `last` turn; a rollout that waits for more is told that there is none.
 
         A turn that ended the episode before they heard of it (a limit, a call that could not be read) is judged too.
+        Raises `EnvError` where theirs failed on it, or after it.
         """
         assert self._rollout is not None
         if last is not None and last is not self.answered and not self._rollout.done():
@@ -302,9 +304,15 @@ class Played:
         self.stopping = True
         if cut:
             await self._answers.put(None)
-        left = await self._rollout
-        if cut:
-            left["error"] = None  # ours
+        try:
+            left = await self._rollout
+        except Exception as error:
+            raise EnvError(f"verifiers: the rollout failed: {_said(error)}") from error
+        found = left.get("error")
+        if cut and found is not None and self._gone in _chain(found):
+            left["error"] = found = None  # ours
+        if found is not None:
+            raise EnvError(f"verifiers: {_said(found)}")
         return left
 
     async def close(self) -> None:
@@ -461,6 +469,16 @@ def _said(error: Any) -> str:
     if "api_key" in text and "OPENAI_API_KEY" not in os.environ:
         text += "; a model judges here: set OPENAI_API_KEY, and OPENAI_BASE_URL for another endpoint"
     return text
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and those that it came from."""
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__ or at.__context__
+    return found
 
 
 def _own(state: State) -> Played:

@@ -7,12 +7,13 @@ themselves; whatever needs one of these is refused when it is loaded.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import random
 import typing
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -171,15 +172,14 @@ class VerifiersTaskset:
             await state.runtime.start()
             await state.runtime.prepare_setup()
         await _called(state.task.setup, state)
-        for toolset in (
-            *type(state.task).toolsets(state.task.config),
-            *type(self._taskset).toolsets(self._taskset.config),
-        ):
+        own = type(state.task).toolsets(state.task.config)
+        toolsets = [*own, *type(self._taskset).toolsets(self._taskset.config)]
+        for toolset in toolsets:
             if getattr(toolset.config, "url", None):
                 raise EnvError(f"{type(toolset).__name__} is a server elsewhere; offer it with the option mcp instead")
             toolset._inert_state = state.trace.state  # what `toolset.state` is where no server stands between
-            await toolset.setup()
-            await toolset.setup_task(state.task.data)
+        await state.open(toolsets, len(own))
+        for toolset in toolsets:
             for function in discover_decorated(toolset, "tool"):
                 state.offer(function, toolset)
 
@@ -192,13 +192,24 @@ class VerifiersTaskset:
         """Theirs."""
         return _own(state).tools
 
+    async def stops(self, messages: Sequence[Message], state: State) -> Outcome | None:
+        """Their stops, asked before the next turn as they are there, whatever became of the calls of the last one."""
+        own = _own(state)
+        own.hear(messages)
+        for stop in own.task.hooks("stop"):
+            held = stop(own.trace)
+            if await held if inspect.isawaitable(held) else held:
+                return Outcome(by="policy", reason="finished", detail=str(stop.__name__))
+        return None
+
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """`success` (weight 0), their rewards with their weights, their metrics. Raises `VerifierError`."""
         own = _own(state)
-        own.keep([node.message for node in trace.nodes], [node.sampled for node in trace.nodes])
+        own.keep(_in_order(trace))
         own.trace.stop("agent_completed" if trace.outcome.by == "policy" else trace.outcome.reason)
         own.trace.ok = True
         try:
+            await own.shut()
             await _called(own.task.finalize, own)
             await own.task.score(own.trace, own.runtime)
         except Exception as error:
@@ -227,46 +238,86 @@ class VerifiersTaskset:
 
 @dataclass(slots=True)
 class TasksetState:
-    """One episode of theirs: the task, a trace, a runtime, and the tools."""
+    """One episode of theirs: the task, a trace, a runtime, and the tools.
+
+    lines: the conversation so far, after those that were compacted into it.
+    """
 
     task: Any
     trace: Any
     runtime: Any = None
     tools: list[Tool] = field(default_factory=list)
-    turn: Message | None = None
-    called: int = 0
+    lines: list[list[Message]] = field(default_factory=list)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _holding: asyncio.Task[None] | None = None
+
+    async def open(self, toolsets: Sequence[Any], own: int) -> None:
+        """Set toolsets up, of which the first `own` are the task's. One task opens and closes what they hold: there are
+        contexts that can be left only where they were entered."""
+        self._holding = asyncio.create_task(self._held(toolsets, own))
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait((ready, self._holding), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if not self._ready.is_set():
+            await self._holding  # raises what they raised
+
+    async def _held(self, toolsets: Sequence[Any], own: int) -> None:
+        async with AsyncExitStack() as held:
+            for number, toolset in enumerate(toolsets):
+                if (theirs := getattr(toolset, "_exit_stack", None)) is not None:
+                    await held.enter_async_context(theirs)
+                await toolset.setup()
+                if number < own:  # those of the taskset know of no task
+                    await toolset.setup_task(self.task.data)
+            self._ready.set()
+            await self._over.wait()
+
+    async def shut(self) -> None:
+        """Close what the toolsets hold, as it is before `finalize` with them. Raises what they raise."""
+        holding, self._holding = self._holding, None
+        if holding is None:
+            return
+        self._over.set()
+        if not self._ready.is_set():
+            holding.cancel()
+        await asyncio.wait((holding,))
+        if not holding.cancelled() and (error := holding.exception()) is not None:
+            raise error
 
     def offer(self, function: Any, toolset: Any) -> None:
         """One of their tools; where its name is taken, the server's comes before."""
         name = getattr(function, "tool_name", None) or function.__name__
         if any(tool.spec.name == name for tool in self.tools):
             name = f"{toolset.server_name}_{name}"
-        self.tools.append(_TheirTool.of(self, name, function))
+        self.tools.append(_TheirTool.of(name, function))
 
-    def keep(self, messages: Sequence[Message], sampled: Sequence[bool]) -> None:
-        """Their trace says what this conversation does."""
+    def keep(self, nodes: Sequence[tuple[int, Message, bool]]) -> None:
+        """Their trace has these nodes: each with its parent's place (-1 for none), and whether a policy said it."""
         from verifiers.v1.graph import MessageNode
 
         self.trace.nodes = [
-            MessageNode(parent=at - 1 if at else None, message=node_message(message), sampled=policy)
-            for at, (message, policy) in enumerate(zip(messages, sampled, strict=True))
+            MessageNode(parent=parent if parent >= 0 else None, message=node_message(message), sampled=policy)
+            for parent, message, policy in nodes
         ]
 
-    async def stops(self, session: Session, message: Message) -> str:
-        """The stop that holds after the last call of a turn, as theirs are asked before the next turn."""
-        self.turn, self.called = message, (self.called + 1 if self.turn is message else 1)
-        if self.called < len(message.tool_calls):
-            return ""
-        said = list(session.messages)
-        self.keep(said, [one.role == "assistant" for one in said])
-        for stop in self.task.hooks("stop"):
-            held = stop(self.trace)
-            if await held if inspect.isawaitable(held) else held:
-                return str(stop.__name__)
-        return ""
+    def hear(self, messages: Sequence[Message]) -> None:
+        """Their trace has the conversation so far, and those before it that were compacted into it."""
+        said = list(messages)
+        if self.lines and said[: len(self.lines[-1])] == self.lines[-1]:
+            self.lines.pop()
+        self.lines.append(said)
+        nodes = list[tuple[int, Message, bool]]()
+        for line in self.lines:
+            nodes += [(len(nodes) + at - 1 if at else -1, one, one.role == "assistant") for at, one in enumerate(line)]
+        self.keep(nodes)
 
     async def close(self) -> None:
-        """Stop the runtime. Idempotent."""
+        """Close what toolsets hold, and stop the runtime. Idempotent."""
+        with suppress(Exception):
+            await self.shut()
         runtime, self.runtime = self.runtime, None
         if runtime is not None:
             with suppress(Exception):
@@ -277,13 +328,12 @@ class TasksetState:
 class _TheirTool:
     """A method of a toolset, called here, with its arguments as its annotations say."""
 
-    state: TasksetState
     spec: ToolSpec
     function: Any
     arguments: Any
 
     @classmethod
-    def of(cls, state: TasksetState, name: str, function: Any) -> _TheirTool:
+    def of(cls, name: str, function: Any) -> _TheirTool:
         hints = typing.get_type_hints(function)
         fields: dict[str, Any] = {
             one.name: (hints.get(one.name, str), ... if one.default is one.empty else one.default)
@@ -293,14 +343,12 @@ class _TheirTool:
         schema = {"properties": {}, **arguments.model_json_schema()}
         schema.pop("title", None)
         return cls(
-            state,
             ToolSpec(name=name, description=inspect.getdoc(function) or "", parameters=schema),
             function,
             arguments,
         )
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
-        message = next(one for one in reversed(session.messages) if one.role == "assistant")
         failed = False
         try:
             given = self.arguments.model_validate(dict(args))
@@ -310,10 +358,26 @@ class _TheirTool:
             text, failed = f"error: {error}", True
         except Exception as error:  # what a server of theirs would answer with
             text, failed = f"error: {type(error).__name__}: {error}", True
-        stop = await self.state.stops(session, message)
-        return ToolResult(
-            text=text, error=failed, end=Outcome(by="policy", reason="finished", detail=stop) if stop else None
-        )
+        return ToolResult(text=text, error=failed)
+
+
+def _in_order(trace: Trace) -> list[tuple[int, Message, bool]]:
+    """Its nodes, those of sub-agents first: what is last in a trace of theirs is what the agent itself said."""
+    forks = {fork.root: fork for fork in trace.forks}
+
+    def of_sub_agent(at: int) -> bool:
+        while True:
+            while trace.nodes[at].parent >= 0:
+                at = trace.nodes[at].parent
+            fork = forks.get(at)
+            if fork is None or fork.kind == "agent":
+                return fork is not None
+            at = fork.origin
+
+    order = sorted(range(len(trace.nodes)), key=lambda at: not of_sub_agent(at))
+    places = {at: place for place, at in enumerate(order)} | {-1: -1}
+    nodes = [trace.nodes[at] for at in order]
+    return [(places[node.parent], node.message, node.sampled) for node in nodes]
 
 
 def _trace(task: Any) -> Any:

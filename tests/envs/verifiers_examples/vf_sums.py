@@ -1,5 +1,8 @@
 """A taskset of verifiers: rewards, metrics, stops, a tool with state, and hooks that can be made to fail."""
 
+import asyncio
+from contextlib import asynccontextmanager
+
 import verifiers.v1 as vf
 
 
@@ -8,12 +11,14 @@ class SumsConfig(vf.TasksetConfig):
     tools: bool = False
     broken: bool = False
     unprepared: bool = False
+    turns: int = 99
 
 
 class SumData(vf.TaskData):
     answer: str
     broken: bool = False
     unprepared: bool = False
+    turns: int = 99
 
 
 class CountState(vf.State):
@@ -21,7 +26,23 @@ class CountState(vf.State):
     ready: bool = False
 
 
+HELD: list[str] = []
+
+
+@asynccontextmanager
+async def held():
+    """As clients of MCP servers do, it wants to be left by the task that entered it."""
+    task = asyncio.current_task()
+    HELD.append("open")
+    yield
+    assert asyncio.current_task() is task
+    HELD.append("closed")
+
+
 class Counter(vf.Toolset[vf.ToolsetConfig, CountState]):
+    async def setup(self):
+        await self._exit_stack.enter_async_context(held())
+
     @vf.tool
     def bump(self, by: int = 1) -> str:
         """Count on."""
@@ -38,11 +59,16 @@ class Sum(vf.Task[SumData, CountState]):
         trace.state.ready = True
 
     async def finalize(self, trace):
+        assert HELD[-1:] != ["open"]
         trace.info["final"] = True
 
     @vf.stop
     async def enough(self, trace: vf.Trace) -> bool:
         return trace.state.count >= 3
+
+    @vf.stop
+    async def turned(self, trace: vf.Trace) -> bool:
+        return trace.num_turns >= self.data.turns
 
     @vf.reward
     async def right(self, trace) -> float:
@@ -58,6 +84,10 @@ class Sum(vf.Task[SumData, CountState]):
     @vf.metric
     async def turns(self, trace) -> float:
         return trace.num_turns
+
+    @vf.metric
+    async def branches(self, trace) -> float:
+        return len(trace.branches)
 
 
 class Counted(Sum):
@@ -76,6 +106,7 @@ class Sums(vf.Taskset[Sum, SumsConfig]):
                 answer=str(2 * n + 1),
                 broken=c.broken,
                 unprepared=c.unprepared,
+                turns=c.turns,
             )
             yield (Counted if c.tools else Sum)(data, c.task)
 
