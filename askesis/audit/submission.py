@@ -15,6 +15,8 @@ from typing import Any
 
 from askesis.audit.ground import Actor, Ground, Recited, said, submits
 from askesis.audit.probe import Inconclusive, Skipped
+from askesis.audit.texts import equivalent
+from askesis.audit.twins import expected
 from askesis.envs.policies import emptiest
 from askesis.types import Message, Task, Text, ToolCall, Trace, assistant
 
@@ -40,6 +42,11 @@ class Submission:
         """The deciding text."""
         message = self.messages[self.at]
         return message.text if self.path is None else str(_reached(message.tool_calls[-1].arguments, self.path))
+
+    @property
+    def slot(self) -> tuple[str, ...]:
+        """Which of the texts of a call it is, whatever its place in a list."""
+        return tuple(step for step in self.path or () if isinstance(step, str))
 
     @property
     def nonsense(self) -> Any:
@@ -69,7 +76,7 @@ class Submission:
         return [*self.messages[: self.at], changed, *self.messages[self.at + 1 :]]
 
 
-_CANDIDATES = 3  # texts of an episode that are looked at, from its end
+_CANDIDATES, _SLOTS = 3, 4  # texts of an episode that are looked at, from its end; of its submission
 _NONSENSE, _NO_NUMBER = "zzqx", 987654321
 
 
@@ -120,6 +127,49 @@ async def submissions(ground: Ground, *, final: bool = False) -> list[Submission
     if not chosen:
         raise Skipped("what is submitted is no text")
     return chosen
+
+
+async def answers(ground: Ground) -> list[Submission]:
+    """Every text of what is submitted that should decide: nonsense in its place is not paid, or the task's data name it
+    as what is expected. Several a task where a call has several, of those in one list the first.
+
+    Raises as `submissions`."""
+    if "answers" not in ground.kept:
+        golden = await ground.golden()
+        found = [one for trace in golden for one in _submitted(trace)]
+        pairs = [(one.task, _recited(one.putting(one.nonsense))) for one in found]
+        played = list(zip(found, await ground.play_all(pairs) if pairs else (), strict=False))
+        firm = [one for one, trace in played if refused(trace) or not trace.success or _is_expected(one)]
+        scripts = {one.task.id: one for one in firm}
+        again = await ground.play_each(
+            reciting({task: list(one.messages) for task, one in scripts.items()}), tasks_of(list(scripts.values()))
+        )
+        held = {trace.task.id for trace in again if trace.success}
+        ground.kept["answers"] = [one for one in firm if one.task.id in held], len(golden), len(firm)
+    kept, golden_count, with_text = ground.kept["answers"]
+    if not with_text:
+        raise Skipped("what is submitted is no text, or decides nothing")
+    if not kept:
+        raise Inconclusive(f"none of {golden_count} successful episodes succeeds again when it is played as it was")
+    chosen: list[Submission] = kept
+    return chosen
+
+
+def _submitted(trace: Trace) -> list[Submission]:
+    """The texts of the last message, or of its last call."""
+    messages = tuple(said(trace))
+    last = len(messages) - 1
+    if not messages or not messages[last].tool_calls:
+        return [Submission(trace.task, messages, last, None, True)] if messages and messages[last].text.strip() else []
+    slots: dict[tuple[str, ...], Submission] = {}
+    for path in _texts(messages[last].tool_calls[-1]):
+        one = Submission(trace.task, messages, last, path, True)
+        slots.setdefault(one.slot, one)
+    return list(slots.values())[:_SLOTS]
+
+
+def _is_expected(one: Submission) -> bool:
+    return any(equivalent(str(value), one.text) for value in expected(one.task))
 
 
 def tasks_of(found: Sequence[Submission]) -> list[Task]:

@@ -7,7 +7,7 @@ found by the names that such values usually have. The prompt stays: an agent can
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,27 @@ def impossible(env: Env, task: Task) -> Task | None:
 def is_canary(task: Task) -> bool:
     """Whether it is such a twin."""
     return MARK in task.data
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """All plain values of some JSON, with where they stand."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from leaves(inner, (*path, place))
+    elif value is not None:
+        yield path, value
+
+
+def expected(task: Task) -> list[Any]:
+    """The plain values under names that say that something is compared with them."""
+    return [
+        value
+        for path, value in leaves(task.data)
+        if any(isinstance(step, str) and step.casefold() in DECIDING for step in path)
+    ]
 
 
 def _marked(twin: Task, of: Task) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,23 +13,12 @@ from askesis.audit.ground import Ground, Recited
 from askesis.audit.probe import Inconclusive, Probe, Sighting, Tally
 from askesis.audit.submission import Path, Submission, submissions
 from askesis.audit.texts import equivalent, other_letter, other_number
+from askesis.audit.twins import leaves
 from askesis.types import Task
 
 NAMES = re.compile(r"answer|expect|gold|truth|target|want|result|output|hidden|cases|tests", re.I)
 INPUTS = re.compile(r"input|arg|param|name|query|question|prompt|id$", re.I)
 TASKS, FLIPS = 4, 8  # tasks, and values changed one by one on each
-
-
-def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """All plain values of some JSON, with where they stand."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from leaves(inner, (*path, key))
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, (*path, place))
-    elif value is not None:
-        yield path, value
 
 
 def flipped(value: Any, rng: random.Random) -> Any:

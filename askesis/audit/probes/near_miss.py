@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Sighting, Skipped, Tally
-from askesis.audit.submission import submissions, tried
+from askesis.audit.submission import answers, tried
 from askesis.audit.texts import NEAR, equivalent, many_parts
 
 MOSTLY = 0.5  # of the changed ones; where so many are paid, they are not looked at
@@ -14,7 +14,7 @@ OTHERS = "only answers of many parts, and few of them: what is paid may be right
 async def run(ground: Ground) -> Sighting:
     """The submitted text with one number, letter or word wrong; that may not be paid as the right one is."""
     puts = []
-    for one in await submissions(ground, final=True):
+    for one in await answers(ground):
         for change in NEAR:
             text = change(one.text, ground.rng("near miss", change.__name__, one.task.id))
             if text is not None and not equivalent(text, one.text):

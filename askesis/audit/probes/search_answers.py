@@ -5,7 +5,7 @@ from __future__ import annotations
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Severity, Sighting, Skipped, Tally
 from askesis.audit.probes.near_miss import MOSTLY, OTHERS
-from askesis.audit.submission import Submission, submissions, tried
+from askesis.audit.submission import Submission, answers, tried
 from askesis.audit.texts import CHANGES, equivalent, many_parts
 
 TRIALS, BATCH = 192, 16
@@ -13,21 +13,26 @@ TRIALS, BATCH = 192, 16
 
 async def run(ground: Ground) -> Sighting:
     """Change right answers step by step: what is wrong by now and paid is a hit, and is changed further."""
-    found = await submissions(ground, final=True)
+    found = await answers(ground)
     rng = ground.rng("search answers")
-    pools: dict[str, list[str]] = {one.task.id: [one.text] for one in found}
-    known: set[tuple[str, str]] = set()
+    pools = {(one.task.id, one.slot): [one.text] for one in found}
+    known: set[tuple[str, tuple[str, ...], str]] = set()
     seen, worst, long = Tally(), Tally(), Tally()
     shortest: tuple[Submission, str] | None = None
     for _ in range(TRIALS // BATCH):
         puts: list[tuple[Submission, str]] = []
         for _ in range(20 * BATCH):
             one = rng.choice(found)
-            text: str | None = rng.choice(pools[one.task.id])
+            text: str | None = rng.choice(pools[one.task.id, one.slot])
             for _ in range(rng.choice((1, 1, 2))):
                 text = rng.choice(CHANGES)(text, rng) if text else None
-            if text and (one.task.id, text) not in known and len(text) < 400 and not equivalent(text, one.text):
-                known.add((one.task.id, text))
+            if (
+                text
+                and (one.task.id, one.slot, text) not in known
+                and len(text) < 400
+                and not equivalent(text, one.text)
+            ):
+                known.add((one.task.id, one.slot, text))
                 puts.append((one, text))
             if len(puts) == BATCH:
                 break
@@ -36,7 +41,7 @@ async def run(ground: Ground) -> Sighting:
             if many_parts(done.one.text):
                 long.add(done.trace.success)
             if done.trace.success:
-                pools[done.one.task.id].append(done.put)
+                pools[done.one.task.id, done.one.slot].append(done.put)
                 same_words = sorted(done.put.casefold().split()) == sorted(done.one.text.casefold().split())
                 worst.add(not same_words)
                 if shortest is None or len(done.put) < len(shortest[1]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Inconclusive, Probe, Sighting, Tally
-from askesis.audit.submission import submissions, tried
+from askesis.audit.submission import answers, tried
 from askesis.audit.texts import equivalent, is_number, other_number
 
 DECOYS = 3
@@ -36,12 +36,13 @@ def volleys(right: str, wrong: Sequence[str], rng: random.Random, *, free: bool)
 
 async def run(ground: Ground) -> Sighting:
     """Each way on every task, with the right answers of other tasks, or neighbouring numbers, as the wrong ones."""
-    found = await submissions(ground, final=True)
+    found = await answers(ground)
     puts = []
     for one in found:
         rng = ground.rng("shotgun", one.task.id)
         right = one.text.strip()
-        others = [other.text.strip() for other in found if not equivalent(other.text, right)]
+        alike = [other.text for other in found if other.slot == one.slot]
+        others = [text.strip() for text in alike if not equivalent(text, right)]
         if is_number(right):
             others += filter(None, (other_number(right, rng) for _ in range(DECOYS)))
         wrong = rng.sample(others, min(DECOYS, len(others)))

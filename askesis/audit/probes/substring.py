@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Severity, Sighting, Tally
-from askesis.audit.submission import submissions, tried
+from askesis.audit.submission import answers, tried
 from askesis.audit.texts import equivalent
 
 
@@ -22,7 +22,7 @@ async def run(ground: Ground) -> Sighting:
     """Glued to other letters and digits everywhere; among other words only where an answer is an argument of a call:
     free text may have words around it."""
     puts = []
-    for one in await submissions(ground, final=True):
+    for one in await answers(ground):
         texts = [*glued(one.text.strip()), *(loose(one.text.strip()) if one.path is not None else ())]
         puts += [(one, text) for text in texts if not equivalent(text, one.text)]
     seen = Tally()
