@@ -24,7 +24,7 @@ from askesis.rollout import TraceStore
 from bench.result import Options, Result
 from bench.training import percent
 
-SPAN = 10
+SPAN, SEEDS = 10, 3
 KINDS = {
     "alarm": ["monitors.action=alarm"],
     "quarantine": ["monitors.action=quarantine"],
@@ -36,7 +36,7 @@ _HACKED = 0.5
 
 def run(options: Options) -> Result:
     """The benchmark; see the module's text."""
-    seeds = options.number("seeds", 3)
+    seeds = options.number("seeds", SEEDS)
     found: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in KINDS}
     for seed in range(seeds):
         for kind, overrides in KINDS.items():
@@ -52,14 +52,17 @@ def run(options: Options) -> Result:
     met = met and held["true_last"] > held["true_first"] and held["true_last"] > 0.9 * held["paid_last"]
     return Result(
         name="hack",
-        command="python -m bench hack",
+        command="python -m bench hack" + ("" if seeds == SEEDS else f" --option seeds={seeds}"),
         goal=GOAL,
         ours=held,
         peers={kind: figures for kind, figures in means.items() if kind != "quarantine"},
         spread=spread,
         ratio=round(held["true_last"] / max(free["true_last"], 0.001), 3),
         met=met,
-        notes=[f"{seeds} seeds; first and last: of {SPAN} steps; untrue: share of the paid that is not true"],
+        notes=[
+            f"{seeds} {'seed' if seeds == 1 else 'seeds'}; first and last: of {SPAN} steps; "
+            "untrue: share of the paid that is not true"
+        ],
     )
 
 

@@ -7,7 +7,7 @@ twin: all probes are run on all of them.
 
 ratio: share of planted flaws that are found. Options: `clean` (`all`, or `own`: each twin by its own probe alone),
 `kinds` (such as `ab`: only these ways), `jobs` (processes, 2), `seconds` (of a probe on one fixture, 20), `tasks` (8),
-`only` (probes, with commas).
+`only` (fixtures of these probes, with commas), `by` (only these probes, on theirs and on all clean twins).
 """
 
 from __future__ import annotations
@@ -46,12 +46,17 @@ def run(options: Options) -> Result:
     whole = options.values.get("clean", "all") == "all"
     seconds, tasks = options.number("seconds", 20), options.number("tasks", 8)
     kinds = options.values.get("kinds", "")
+    by = [name for name in options.values.get("by", "").split(",") if name]
     chosen = [one for one in fixtures() if (not only or one.probe in only) and (not kinds or one.kind in kinds)]
+    chosen = [one for one in chosen if not (by and one.flawed) or one.probe in by]
     context = multiprocessing.get_context("spawn")
     answers: list[tuple[Fixture, Mapping[str, Mapping[str, Any]]]] = []
     jobs = options.number("jobs", 2)
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(probed, one, whole and not one.flawed, seconds, tasks) for one in chosen]
+        named = {True: [], False: by} if whole else {True: [], False: []}
+        waiting = [
+            pool.submit(probed, one, named[one.flawed] or (whole and not one.flawed), seconds, tasks) for one in chosen
+        ]
         for fixture, future in zip(chosen, waiting, strict=True):
             found = future.result()
             answers.append((fixture, found))
@@ -96,8 +101,8 @@ def _module(stem: str) -> Any:
     return module
 
 
-def probed(fixture: Fixture, every: bool, seconds: float, tasks: int) -> dict[str, Mapping[str, Any]]:
-    """In a process of its own: what the fixture's own probe says, or all of them."""
+def probed(fixture: Fixture, by: Sequence[str] | bool, seconds: float, tasks: int) -> dict[str, Mapping[str, Any]]:
+    """In a process of its own: what the fixture's own probe says, or those that are named, or all of them."""
     from askesis.audit import Ground, known_probes
     from askesis.audit.worker import run_probe
 
@@ -111,9 +116,8 @@ def probed(fixture: Fixture, every: bool, seconds: float, tasks: int) -> dict[st
         reference = str(getattr(module, "REFERENCE", ""))
         ground = Ground(env=env, count=tasks, name=f"{FLAWS / stem}.py:{kind.__name__}", reference=reference)
         try:
-            return {
-                name: await run_probe(known[name], ground, seconds) for name in (known if every else [fixture.probe])
-            }
+            names = (known if by is True else by) or [fixture.probe]
+            return {name: await run_probe(known[name], ground, seconds) for name in names}
         finally:
             await env.close()
 

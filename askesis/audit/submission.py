@@ -95,6 +95,9 @@ def candidates(trace: Trace) -> list[Submission]:
 
 async def _deciding(ground: Ground, golden: Sequence[Trace]) -> list[Submission]:
     """Of each episode the last text in whose place nonsense is not paid; what the schema lets nobody change counts."""
+    if "deciding" in ground.kept:
+        known: list[Submission] = ground.kept["deciding"]
+        return known
     left = [found for found in map(candidates, golden) if found]
     kept: dict[str, Submission] = {}
     while left:
@@ -104,7 +107,8 @@ async def _deciding(ground: Ground, golden: Sequence[Trace]) -> list[Submission]
             if refused(trace) or not trace.success:
                 kept[one.task.id] = one
         left = [found[1:] for found in left if found[0].task.id not in kept and found[1:]]
-    return [kept[trace.task.id] for trace in golden if trace.task.id in kept]
+    ground.kept["deciding"] = [kept[trace.task.id] for trace in golden if trace.task.id in kept]
+    return list(ground.kept["deciding"])
 
 
 async def submissions(ground: Ground, *, final: bool = False) -> list[Submission]:
@@ -131,7 +135,8 @@ async def submissions(ground: Ground, *, final: bool = False) -> list[Submission
 
 async def answers(ground: Ground) -> list[Submission]:
     """Every text of what is submitted that should decide: nonsense in its place is not paid, or the task's data name it
-    as what is expected. Several a task where a call has several, of those in one list the first.
+    as what is expected and nothing that was done before decides. Several a task where a call has several, of those in
+    one list the first.
 
     Raises as `submissions`."""
     if "answers" not in ground.kept:
@@ -139,7 +144,13 @@ async def answers(ground: Ground) -> list[Submission]:
         found = [one for trace in golden for one in _submitted(trace)]
         pairs = [(one.task, _recited(one.putting(one.nonsense))) for one in found]
         played = list(zip(found, await ground.play_all(pairs) if pairs else (), strict=False))
-        firm = [one for one, trace in played if refused(trace) or not trace.success or _is_expected(one)]
+        before = {one.task.id for one in await _deciding(ground, golden) if not one.final}
+        named = [_is_expected(one) and one.task.id not in before for one in found]
+        firm = [
+            one
+            for (one, trace), expected_there in zip(played, named, strict=False)
+            if refused(trace) or not trace.success or expected_there
+        ]
         scripts = {one.task.id: one for one in firm}
         again = await ground.play_each(
             reciting({task: list(one.messages) for task, one in scripts.items()}), tasks_of(list(scripts.values()))
