@@ -7,6 +7,7 @@ from planted import planted
 
 from askesis.audit import Ground, known_probes
 from askesis.audit.worker import run_probe
+from askesis.envs.flawed import MatchesSubstring
 
 ANSWERS = (
     "oracle null-battery near-miss random-policy constant-answer crossed-answer shotgun substring format empty-passes "
@@ -62,3 +63,13 @@ async def test_another_right_answer_of_many_parts_is_no_near_miss(name):
     found = await run_probe(known_probes()[name], Ground(env=Colours(), count=8), seconds=120)
     assert found["verdict"] == "found" and found["severity"] == "info", found
     assert "right as well" in found["note"]
+
+
+@pytest.mark.parametrize("name", ["near-miss", "substring"])
+async def test_an_answer_that_is_submitted_beside_other_texts_is_looked_at(name):
+    """Of these the last decides where all is well, and where it is not, no one of them does by itself."""
+    for fixed in (False, True):
+        env = MatchesSubstring(fixed=fixed)
+        found = await run_probe(known_probes()[name], Ground(env=env, count=4), seconds=120)
+        assert found["verdict"] == ("clean" if fixed else "found"), found
+        await env.close()
