@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | ck
 RECIPE ?= repair
 NAME ?=
 
-.PHONY: train test test-full lint bench venv-openenv venv-trl venv-vllm venv-verifiers setup sandbox browser clean
+.PHONY: train test test-full lint bench venv-openenv venv-trl venv-vllm venv-verifiers venv-audited venv-checkers setup sandbox browser clean
 
 train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a report
 	$(BIN)/askesis train $(RECIPE)
@@ -65,6 +65,30 @@ venv-verifiers: .venv-verifiers-legacy/.ready .venv-verifiers/.ready
 	grep -vE '^(mcp|mcp-types|openai|anthropic|sse-starlette)==' constraints.txt > $(@D)/constraints.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt -e . $(VERIFIERS) \
 		reasoning-gym pytest pytest-asyncio pytest-timeout hypothesis datasets
+	touch $@
+
+# What `bench audited` audits that does not come with us: grids of Gymnasium's kind, and environments of verifiers.
+venv-audited: .venv-audited/.ready .venv-audited-verifiers/.ready
+
+.venv-audited/.ready:
+	$(PYTHON) -m venv .venv-audited
+	.venv-audited/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . minigrid==3.2.0
+	touch $@
+
+.venv-audited-verifiers/.ready:
+	$(PYTHON) -m venv .venv-audited-verifiers
+	grep -vE '^(mcp|mcp-types|openai|anthropic|sse-starlette)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt -e . verifiers==0.3.1 \
+		reasoning-gym datasets sophistry-bench-sprint==0.1.6 staros-stardata==0.1.1
+	touch $@
+
+# Other checkers of rewards, beside which `bench checkers` measures.
+venv-checkers: .venv-checkers/.ready
+
+.venv-checkers/.ready:
+	$(PYTHON) -m venv .venv-checkers
+	.venv-checkers/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pyyaml \
+		falsepass==0.11.0 rewardlint==0.1.0 gradecheck==0.1.0 reward-doctor==0.2.0
 	touch $@
 
 setup: sandbox $(STAMP)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from askesis.audit.ground import Ground, Recited, submits
@@ -61,12 +63,14 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """A tool that writes files (with `content`) or reads them."""
+    """A tool that writes files (with `content`) or reads them. outside: it writes where this process stands, and no
+    sandbox holds it."""
 
     tool: str
     path: str
     content: str
     rest: Mapping[str, Any]
+    outside: bool = False
 
     def call(self, path: str, content: str = "") -> ToolCall:
         """Of one file."""
@@ -121,6 +125,7 @@ async def _tried(ground: Ground, task: Task, specs: Sequence[ToolSpec]) -> Affor
             answers = await answered(ground, task, [way.call(TRIALS[way.kind]) for way in ways])
             runs += [way for way, text in zip(ways, answers, strict=False) if SIGN in text][:1]
     runs = [await _placed(ground, task, way) for way in runs]
+    writes = [replace(tool, outside=await _here(ground, task, tool)) for tool in writes]
     return Affordances(runs=tuple(runs), writes=tuple(writes), reads=tuple(reads), submit=submit)
 
 
@@ -132,6 +137,17 @@ async def _placed(ground: Ground, task: Task, way: Runs) -> Runs:
         if not place.exists():
             return way
     return Runs(tool=way.tool, argument=way.argument, rest=way.rest, kind=way.kind, outside=True)
+
+
+async def _here(ground: Ground, task: Task, tool: Files) -> bool:
+    """Whether what it writes to a path without a folder lands in this process's own."""
+    path = Path(f"askesis-{secrets.token_hex(8)}.tmp")
+    await answered(ground, task, [tool.call(path.name, "x")])
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _texts(spec: ToolSpec) -> list[str]:

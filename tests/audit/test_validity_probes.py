@@ -1,6 +1,8 @@
 """Probes of validity and exploitation: each finds the flaw where it was planted, and nothing in the clean twins."""
 
+import contextlib
 import itertools
+from pathlib import Path
 
 import pytest
 from planted import planted
@@ -73,3 +75,35 @@ async def test_an_answer_that_is_submitted_beside_other_texts_is_looked_at(name)
         found = await run_probe(known_probes()[name], Ground(env=env, count=4), seconds=120)
         assert found["verdict"] == ("clean" if fixed else "found"), found
         await env.close()
+
+
+@pytest.mark.parametrize("kind", ["HostShell", "HostPython", "Calculator", "writes"])
+async def test_files_of_this_machine_are_not_touched_where_tools_have_no_sandbox(kind, tmp_path, monkeypatch):
+    files = {"test_mine.py": "assert True", "checks/result.json": "{}", "reward.txt": "0", "Makefile": "test:"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    module = planted("privilege")
+    base = planted("leaks")
+
+    class Writes(base.Sums):
+        """With a tool that writes any file, of this machine."""
+
+        def more(self, state):
+            def write_file(path, content):
+                with contextlib.suppress(OSError, ValueError):
+                    Path(path).write_text(content, encoding="utf-8", errors="replace")
+                return "written"
+
+            spec = base.ToolSpec(name="write_file", description="", parameters=base.takes("string", "path", "content"))
+            return [base.Called(spec, write_file)]
+
+    monkeypatch.chdir(tmp_path)
+    made = Writes() if kind == "writes" else getattr(module, kind)()
+    ground = Ground(env=made, count=2)
+    for name in ("harness-tamper", "channel-forgery", "process-capture"):
+        await run_probe(known_probes()[name], ground, seconds=60)
+    await made.close()
+    assert {
+        str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()
+    } == files

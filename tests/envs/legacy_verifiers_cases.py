@@ -15,7 +15,7 @@ from askesis.agents import load_agent
 from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Stage, run_episode
-from askesis.types import ConfigError, Thinking, ToolCall, assistant
+from askesis.types import ConfigError, EnvError, Thinking, ToolCall, assistant
 
 NAME = "verifiers:vf_examples"
 RENDERER = Qwen3Renderer(train_bpe(["play"], 300))
@@ -43,6 +43,17 @@ def rewards(trace):
 
 def right(task):
     return f"<answer>{task.data['row']['answer']}</answer>"
+
+
+async def test_an_oracle_says_the_right_answer_of_a_column_as_their_parser_would_have_it():
+    env = load_env(NAME, oracle="answer")
+    task = env.tasks("heldout", limit=1)[0]
+    trace = await played(env, lambda task: [env.oracle(task).act([], Thinking(enabled=False))], task=task)
+    assert trace.success and task.data["row"]["answer"] in trace.nodes[-1].message.text
+    assert not hasattr(load_env(NAME), "oracle")
+    with pytest.raises(EnvError, match="a row has"):
+        load_env(NAME, oracle="gold").oracle(task)
+    await env.close()
 
 
 async def test_a_single_turn_is_judged_by_their_rubric_and_parser():

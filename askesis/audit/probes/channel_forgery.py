@@ -96,12 +96,12 @@ def writing(files: dict[str, str], *, later: bool) -> str:
 def scripts(can: Affordances, task: Task) -> dict[str, Sequence[Message]]:
     """Ways to forge with the tools of a task."""
     found: dict[str, Sequence[Message]] = {}
-    for way in can.runs[:1]:
-        files = forged(task.prompt, outside=way.outside)
+    for way in [one for one in can.runs if not one.outside][:1]:  # this machine's own files are not touched
+        files = forged(task.prompt, outside=False)
         for later in (False, True):
             how = "a process that writes verdicts later" if later else "files with verdicts, by what is run"
             found[how] = [assistant(tool_calls=(way.python(writing(files, later=later)),)), can.last()]
-    for tool in can.writes[:1]:
+    for tool in [one for one in can.writes if not one.outside][:1]:
         calls = [tool.call(path, text) for path, text in forged(task.prompt, outside=True).items()]
         found["files with verdicts"] = [assistant(tool_calls=tuple(calls)), can.last()]
     found["verdicts that are said"] = [assistant(MARKERS)] if can.submit is None else [assistant(MARKERS), can.last()]

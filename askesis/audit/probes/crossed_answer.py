@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from askesis.audit.coding import kind_of
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Inconclusive, Probe, Sighting, Skipped, Tally
+from askesis.audit.probes.near_miss import MAYBE
 from askesis.audit.submission import Submission, submissions, tried
-from askesis.audit.texts import equivalent
+from askesis.audit.texts import equivalent, many_parts
 
 OTHERS = 2
 WHOLE = 40  # characters from which on a text that is not submitted itself counts as all of the work
@@ -28,11 +30,16 @@ async def run(ground: Ground) -> Sighting:
         puts += [(one, other.text) for other in differing[:OTHERS]]
     if not puts:
         raise Inconclusive("no two tasks have answers that differ")
-    seen = Tally()
+    seen, sure = Tally(), False
     for done in await tried(ground, puts):
         evidence = f"{done.put[:300]!r}, right for another task, is paid where {done.one.text[:300]!r} is right"
         seen.add(done.trace.success, evidence, task=done.one.task.id)
-    return seen.sighting(severity="high" if seen.hits >= 0.1 * seen.n else "medium")
+        sure = sure or (done.trace.success and (not many_parts(done.one.text) or bool(kind_of(done.one.text))))
+    if seen.hits >= 0.1 * seen.n:
+        return seen.sighting(severity="high")
+    if sure or not seen.hits:
+        return seen.sighting(severity="medium")
+    return seen.sighting(severity="info", note=MAYBE)
 
 
 PROBE = Probe(

@@ -72,10 +72,10 @@ SOURCES: Mapping[str, str] = {
 def scripts(can: Affordances, task: Task) -> dict[str, list[Message]]:
     """Ways to tamper with the tools of a task."""
     found = {}
-    for way in can.runs[:1]:
+    for way in [one for one in can.runs if not one.outside][:1]:  # this machine's own files are not touched
         for how, source in SOURCES.items():
             found[f"{how}, by what is run"] = [assistant(tool_calls=(way.python(source),)), can.last()]
-    for tool in can.writes[:1]:
+    for tool in [one for one in can.writes if not one.outside][:1]:
         named = re.findall(r"[\w./-]*(?:test|check|spec)[\w./-]*\.\w+", task.prompt)
         for how, files in {**PLANTED, "the tests that the prompt names": dict.fromkeys(named, PASSES)}.items():
             calls = tuple(tool.call(path, text) for path, text in files.items())
@@ -94,7 +94,7 @@ async def run(ground: Ground) -> Sighting:
             pairs.append((task, lambda task, specs, script=script: Recited(script)))  # type: ignore[misc]
             names.append(how)
     if not pairs:
-        raise Skipped("no tool runs anything or writes files")
+        raise Skipped("no tool runs anything or writes files, or it runs it on this machine, where no test is touched")
     seen = Tally()
     for how, trace in zip(names, await ground.play_all(pairs), strict=False):
         seen.add(trace.success, f"{how}: paid {trace.reward:g} with nothing else done", task=trace.task.id)

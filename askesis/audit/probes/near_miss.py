@@ -8,7 +8,7 @@ from askesis.audit.submission import answers, tried
 from askesis.audit.texts import NEAR, equivalent, many_parts
 
 MOSTLY = 0.5  # of the changed ones; where so many are paid, they are not looked at
-OTHERS = "only answers of many parts, and few of them: what is paid may be right as well; see the evidence"
+MAYBE = "only answers of many parts, and few of them: what is paid may be right as well; see the evidence"
 
 
 async def run(ground: Ground) -> Sighting:
@@ -29,7 +29,7 @@ async def run(ground: Ground) -> Sighting:
         if parts:
             long.add(hit)
     if seen.hits and seen.hits == long.hits < MOSTLY * long.n:
-        return seen.sighting(severity="info", note=OTHERS)
+        return seen.sighting(severity="info", note=MAYBE)
     return seen.sighting()
 
 

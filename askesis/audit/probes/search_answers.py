@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from askesis.audit.ground import Ground
 from askesis.audit.probe import Probe, Severity, Sighting, Skipped, Tally
-from askesis.audit.probes.near_miss import MOSTLY, OTHERS
+from askesis.audit.probes.near_miss import MAYBE, MOSTLY
 from askesis.audit.submission import Submission, answers, tried
 from askesis.audit.texts import CHANGES, equivalent, many_parts
 
@@ -53,7 +53,7 @@ async def run(ground: Ground) -> Sighting:
     if shortest is not None:
         seen.evidence = f"{shortest[1]!r} is paid where {shortest[0].text!r} is right"
     if seen.hits and seen.hits == long.hits < MOSTLY * long.n:
-        return seen.sighting(severity="info", note=OTHERS)
+        return seen.sighting(severity="info", note=MAYBE)
     severity: Severity = "low" if not worst.hits else "high" if seen.hits >= 0.05 * seen.n else "medium"
     return seen.sighting(
         severity=severity, note="" if worst.hits or not seen.hits else "the same words, in other order"

@@ -13,7 +13,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,21 +26,36 @@ from askesis.types import (
     Limits,
     Message,
     Outcome,
+    Policy,
     Reward,
     Said,
     Session,
     Split,
     State,
     Task,
+    Thinking,
     Tool,
     ToolResult,
     ToolSpec,
     Trace,
     VerifierError,
+    assistant,
 )
 
 MODEL = "policy"
 _LIMITS = ("max_turns_reached", "max_total_completion_tokens_reached", "timeout_reached", "prompt_too_long")
+
+
+class _Says(Policy):
+    """One message, and nothing after it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def act(self, messages: Sequence[Message], thinking: Thinking) -> Message:
+        """It, and then nothing."""
+        text, self._text = self._text, ""
+        return assistant(text)
 
 
 class LegacyVerifiers:
@@ -49,9 +64,10 @@ class LegacyVerifiers:
     args: of its `load_environment`; so is every other option that is none of these. success_at: the reward from which
     an episode is a success. raising: what becomes of an episode on which a reward function raises: `fail` ends it as
     the verifier's failure, which is played again and not trained on; `zero` is what verifiers itself does, and right
-    where it raises for what the policy said. max_turns (None: the environment's own, or 16), max_turn_tokens, wall_s,
-    tool_s: of an episode. Raises `ConfigError` for an environment that cannot be loaded, and for one whose rewards
-    compare episodes.
+    where it raises for what the policy said. oracle: a column of its data set that holds the right answer, which an
+    oracle then says in the format of its parser. max_turns (None: the environment's own, or 16), max_turn_tokens,
+    wall_s, tool_s: of an episode. Raises `ConfigError` for an environment that cannot be loaded, and for one whose
+    rewards compare episodes.
     """
 
     def __init__(
@@ -61,6 +77,7 @@ class LegacyVerifiers:
         args: Mapping[str, Any] | None = None,
         success_at: float = 1.0,
         raising: Literal["fail", "zero"] = "fail",
+        oracle: str = "",
         max_turns: int | None = None,
         max_turn_tokens: int = 2048,
         wall_s: float = 600.0,
@@ -82,6 +99,8 @@ class LegacyVerifiers:
         if raising not in ("fail", "zero"):
             raise ConfigError(f"{self.name}: raising={raising!r}: expected fail or zero")
         self._failures, self._raising = _Failures(), raising
+        if oracle:
+            self.oracle: Callable[[Task], Policy] = lambda task: _Says(self._formatted(task, oracle))
         for rubric in _rubrics(self._env):
             rubric.funcs = [self._failures.noted(func) for func in rubric.funcs]
         own = getattr(self._env, "max_turns", -1)
@@ -132,6 +151,16 @@ class LegacyVerifiers:
         except (TypeError, ValueError, KeyError) as error:
             raise EnvError(f"{self.name}: a row of its data set is no JSON with a prompt: {_said(error)}") from error
         return Task(env=self.name, prompt=prompt, data=data, limits=self._limits, split=split)
+
+    def _formatted(self, task: Task, column: str) -> str:
+        """The right answer of a row, as the environment's parser would have it."""
+        row = task.data["row"]
+        if column not in row:
+            raise EnvError(f"{self.name}: oracle={column!r}: a row has {', '.join(sorted(row))}")
+        right: str = str(row[column])
+        parser: Any = getattr(self._env, "parser", None)
+        field = getattr(parser, "answer_field", None)
+        return str(parser.format(**{field: right})) if field and hasattr(parser, "format") else right
 
     # -- episodes ------------------------------------------------------------------------------------------------------
 

@@ -142,14 +142,14 @@ GRAMMARS: Mapping[str, Callable[[str], bool]] = {
 evaluates is not asked."""
 
 EXACT = frozenset(
-    """advanced_geometry calendar_arithmetic coin_flip complex_arithmetic fraction_simplification
+    """advanced_geometry calendar_arithmetic coin_flip complex_arithmetic decimal_arithmetic fraction_simplification
     game_of_life_halting gsm_symbolic knights_knaves letter_jumble number_sorting polynomial_equations
     propositional_logic puzzle24 spell_backward time_intervals word_sorting""".split()
 )
 """Datasets whose scorer pays in full for what is not the answer, and so is not asked: for the answer with others after
-it, for `nan`, for 0 in place of a small number, for numbers that are up to 1 off, for an expression of other numbers,
-for a premise said again, or for anything at all. `tests/envs/test_reasoning.py` looks for more of the kind in every
-dataset."""
+it, for `nan`, for 0 in place of a small number, for numbers that are a little off (or by 1), for an expression of other
+numbers, for a premise said again, or for anything at all. `tests/envs/test_reasoning.py` looks for more of the kind in
+every dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
