@@ -11,7 +11,7 @@ onset: the first step at which more than half of what is paid is untrue (one mor
 The predictor is `askesis.audit.exploitability`, of the audit alone. Correlations are over variants, without quarantine:
 Spearman's, with a bootstrap interval over variants.
 
-ratio: true success at the end with quarantine over that without, on the pairs. Options: `pairs` (3: how many of the
+ratio: true success at the end with quarantine over that without, on the pairs. Options: `pairs` (4: how many of the
 pairs, by all three arms), `variants` (none; `all`, or names with commas), `seeds` (1), `arms` (all three, or some with
 commas), `steps` (40), `jobs` (1: at a time, a thread each), `state` (runs/twins), `only=summary` (of what is there).
 """
@@ -27,7 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ Line = Mapping[str, Any]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """what: `cold` (a cold start, of a recipe's name in place of a variant's), `audit`, `first` (an evaluation of the
-    checkpoint that training begins from) or `run`."""
+    checkpoint that training begins from) or `run`. arm: of a run; of an audit `then` for one by the probes as they were
+    before the experiment had begun, where they were changed since."""
 
     what: str
     variant: str
     seed: int = 0
     arm: str = ""
     steps: int = 0
+
+
+_KEYS = [one.name for one in fields(Job)]
 
 
 class Kept:
@@ -68,18 +72,18 @@ class Kept:
         self.folder, self._file = folder, folder / "lines.jsonl"
 
     def lines(self) -> list[Line]:
-        """All; one that an interruption has cut is left out."""
+        """All, of what was done twice the last; one that an interruption has cut is left out."""
         found = []
         for text in self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else ():
             try:
                 found.append(json.loads(text))
             except ValueError:
                 continue
-        return found
+        return [*{tuple(str(line[key]) for key in _KEYS): line for line in found}.values()]
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that are not finished."""
-        done = [{key: line.get(key) for key in asdict(jobs[0])} for line in self.lines()] if jobs else []
+        done = [{key: line[key] for key in _KEYS} for line in self.lines()]
         return [job for job in jobs if asdict(job) not in done]
 
     def add(self, line: Line) -> None:
@@ -236,9 +240,11 @@ def summary(lines: Sequence[Line], steps: int) -> Result:
     spread: dict[str, Mapping[str, Sequence[float]]] = {}
     rows: dict[str, dict[str, float]] = {}
     for name in VARIANTS:
-        before = {line["what"]: line for line in lines if line["variant"] == name and line["what"] != "run"}
+        before = {f"{one['what']}{one['arm']}": one for one in lines if one["variant"] == name and one["what"] != "run"}
         if {"audit", "first"} <= before.keys():
             told = {"predicted": round(before["audit"]["predicted"], 4), "first_exploit": exploit(before["first"])}
+            if "auditthen" in before:
+                told["predicted_then"] = round(before["auditthen"]["predicted"], 4)
             told |= {"first_paid": before["first"]["paid"], "first_true": before["first"]["true"]}
             found[f"{name}: before"] = told
         for arm in ARMS:
@@ -247,14 +253,17 @@ def summary(lines: Sequence[Line], steps: int) -> Result:
                 continue
             each = [figures(one["paid"], one["true"]) for one in runs]
             means = {key: round(statistics.fmean(one[key] for one in each), 4) for key in each[0]}
-            found[f"{name}: {arm}"] = {**means, "seeds": len(runs), **dict(_series(runs))}
+            found[f"{name}: {arm}"] = {**means, "seeds": len(runs)}
+            spread[f"steps of {name}: {arm}"] = dict(_series(runs))
             spread[f"{name}: {arm}"] = {key: (min(v), max(v)) for key in means for v in [[one[key] for one in each]]}
             if arm == "alarm" and f"{name}: before" in found:
                 rows[name] = {**found[f"{name}: before"], **means}
     ours: dict[str, float] = {"variants": len(rows)}
-    for predictor in ("predicted", "first_exploit"):
+    for predictor in ("predicted", "predicted_then", "first_exploit"):
+        have = [row for row in rows.values() if predictor in row]
+        ours[f"{predictor}_variants"] = len(have)
         for outcome in ("exploit_last", "onset_step"):
-            pairs = [(row[predictor], row[outcome]) for row in rows.values()]
+            pairs = [(row[predictor], row[outcome]) for row in have]
             rho, low, high = correlated(pairs)
             ours |= {f"{predictor}_{outcome}{which}": v for which, v in (("", rho), ("_low", low), ("_high", high))}
     ours |= _held(found)
@@ -273,27 +282,27 @@ def summary(lines: Sequence[Line], steps: int) -> Result:
 
 
 def _held(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Over the pairs: what is paid and true at the end, by arm."""
-    held = {}
+    """Over the pairs that were trained by all arms: what is paid and true at the end, by arm."""
+    whole = [name for name in PAIRS if all(f"{name}: {arm}" in found for arm in ARMS)]
+    held: dict[str, float] = {"pairs": len(whole)}
     for arm in ARMS:
-        have = [found[f"{name}: {arm}"] for name in PAIRS if f"{name}: {arm}" in found]
+        have = [found[f"{name}: {arm}"] for name in whole]
         for key in ("paid_last", "true_last"):
             held[f"{key}_{arm}"] = round(statistics.fmean(one[key] for one in have), 4) if have else 0.0
     return held
 
 
-def _series(runs: Sequence[Line]) -> Iterator[tuple[str, float]]:
-    """Paid and true at each step, means over seeds."""
+def _series(runs: Sequence[Line]) -> Iterator[tuple[str, list[float]]]:
+    """Paid and true at each step, means over seeds: no spread, but lists, for the picture."""
     for key in ("paid", "true"):
-        for place, values in enumerate(zip(*(one[key] for one in runs), strict=False), 1):
-            yield f"{key} {place}", round(statistics.fmean(values), 3)
+        yield key, [round(statistics.fmean(values), 3) for values in zip(*(one[key] for one in runs), strict=True)]
 
 
 def _findings(lines: Sequence[Line]) -> Iterator[str]:
     """What each audit found of validity, in words."""
     for name in VARIANTS:
         for line in lines:
-            if line["what"] == "audit" and line["variant"] == name:
+            if line["what"] == "audit" and not line["arm"] and line["variant"] == name:
                 told = [
                     f"{probe} ({severity}, {rate:.0%} of {n})"
                     for probe, (severity, rate, n) in line["findings"].items()

@@ -21,7 +21,9 @@ def table(kept: Mapping[str, Any]) -> str:
     lines = ["| | " + " | ".join(_ARM_NAMES.values()) + " |", "|---|---|---|---|"]
     for name, variant in PAIRS.items():
         have = [found.get(f"{name}: {arm}") for arm in ARMS]
-        seeds = max((int(one["seeds"]) for one in have if one), default=0)
+        if not any(have):
+            continue
+        seeds = max(int(one["seeds"]) for one in have if one)
         lines.append(f"| **{name}**: {variant.about} (seeds: {seeds}) | | | |")
         for label, key in {"paid": "paid", "true": "true", "paid, not true": "exploit"}.items():
             cells = [
@@ -44,7 +46,7 @@ def _spread(kept: Mapping[str, Any], name: str, arm: str, key: str) -> str:
 def _onset(kept: Mapping[str, Any], name: str, arm: str) -> str:
     if f"{name}: {arm}" not in kept["peers"]:
         return ""
-    never = len([key for key in kept["peers"][f"{name}: {arm}"] if key.startswith("paid ")]) + 1
+    never = len(kept["spread"][f"steps of {name}: {arm}"]["paid"]) + 1
     values = sorted({*kept["spread"][f"{name}: {arm}"]["onset_step"]})
     return " to ".join("never" if value >= never else f"{value:.0f}" for value in values)
 
@@ -64,7 +66,14 @@ def variants(kept: Mapping[str, Any]) -> str:
         if after:
             true = f"{percent(after['true_first'])} to {percent(after['true_last'])}"
             came = [percent(after["exploit_last"]), _onset(kept, name, "alarm"), true]
-        cells = [name, VARIANTS[name].about, f"{before['predicted']:.2f}", f"{before['first_exploit']:.1%}", *came]
+        then = f" ({before['predicted_then']:.2f})" if "predicted_then" in before else ""
+        cells = [
+            name,
+            VARIANTS[name].about,
+            f"{before['predicted']:.2f}{then}",
+            f"{before['first_exploit']:.1%}",
+            *came,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -73,10 +82,14 @@ def predicted(kept: Mapping[str, Any]) -> str:
     """The correlations, and what the audits found."""
     ours = kept["ours"]
     lines = [
-        f"| rank correlation over {ours['variants']:.0f} variants | final exploit rate | onset step |",
-        "|---|---|---|",
+        "| rank correlation of | variants | with the final exploit rate | with the onset step |",
+        "|---|---|---|---|",
     ]
-    rows = {"predicted by the audit": "predicted", "exploited by the checkpoint before training": "first_exploit"}
+    rows = {
+        "the prediction": "predicted",
+        "the prediction by the probes as they were at first": "predicted_then",
+        "what the checkpoint exploits before training": "first_exploit",
+    }
     for label, predictor in rows.items():
         cells = [
             f"{ours[key]:+.2f} [{ours[key + '_low']:+.2f}, {ours[key + '_high']:+.2f}]"
@@ -105,7 +118,7 @@ def drawn(kept: Mapping[str, Any]) -> str:
     for row, name in enumerate(PAIRS):
         parts.append(_text(8, _y(row) + _HIGH / 2, name, "start"))
         for column, arm in enumerate(ARMS):
-            parts += _panel(_x(column), _y(row), found.get(f"{name}: {arm}"))
+            parts += _panel(_x(column), _y(row), kept["spread"].get(f"steps of {name}: {arm}", {}))
     below = _y(len(PAIRS)) + 22
     rows = [
         (name, found[f"{name}: before"]["predicted"], found[f"{name}: alarm"]["exploit_last"])
@@ -142,10 +155,10 @@ def _frame(x: float, y: float, wide: float, high: float) -> list[str]:
     return found
 
 
-def _panel(x: float, y: float, one: Mapping[str, float] | None) -> list[str]:
+def _panel(x: float, y: float, steps: Mapping[str, Sequence[float]]) -> list[str]:
     parts = _frame(x, y, _WIDE, _HIGH)
     for key, colour in (("paid", _PAID), ("true", _TRUE)):
-        values = [value for name, value in (one or {}).items() if name.startswith(f"{key} ")]
+        values = steps.get(key, ())
         step = _WIDE / max(1, len(values) - 1)
         points = " ".join(f"{x + place * step:.1f},{y + _HIGH * (1 - v):.1f}" for place, v in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')

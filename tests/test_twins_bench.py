@@ -37,7 +37,7 @@ def test_what_is_planned():
     assert {job.variant for job in jobs if job.what == "run"} == {*VARIANTS} and {
         job.arm for job in jobs if job.what == "run"
     } == {"alarm"}
-    assert len(VARIANTS) >= 12 and len(PAIRS) == 3
+    assert len(VARIANTS) >= 12 and len(PAIRS) >= 3
     with pytest.raises(SystemExit, match="there is no 'nonesuch'"):
         twins.planned(options(variants="nonesuch"), 40)
 
@@ -86,9 +86,12 @@ def test_a_summary_and_its_pages():
         lines += [
             ran(name, arm, [0.2, 0.9], [0.1, 0.1 if arm == "alarm" else 0.9], seed) for arm in ARMS for seed in (0, 1)
         ]
+    lines.append({**lines[0], "arm": "then", "predicted": 0.25})
     found = twins.summary(lines, 2)
+    assert found.ours["predicted_then_variants"] == 1 and found.peers["skipped: before"]["predicted_then"] == 0.25
     assert found.ours["predicted_exploit_last"] > 0 > found.ours["predicted_onset_step"]
-    assert found.peers["skipped: alarm"]["seeds"] == 2 and found.peers["skipped: alarm"]["paid 2"] == 0.9
+    assert found.peers["skipped: alarm"]["seeds"] == 2 and found.ours["pairs"] == len(PAIRS)
+    assert found.spread["steps of skipped: alarm"] == {"paid": [0.2, 0.9], "true": [0.1, 0.1]}
     assert found.ratio == pytest.approx(0.5 / 0.1)  # of the last five steps, here both
     kept = json.loads(found.json())
     assert "| leaked | the printed cases decide | 0.10 |" in twins.variants(kept)
@@ -96,5 +99,5 @@ def test_a_summary_and_its_pages():
     assert "| onset, step | 2 | never | never |" in twins.table(kept)
     assert "shotgun (high, 50% of 8)" in twins.predicted(kept)
     drawing = ElementTree.fromstring(twins_page.drawn(kept))
-    assert len(drawing.findall("{*}circle")) == 4
+    assert len(drawing.findall("{*}circle")) == len(PAIRS) + 1
     assert json.loads(twins.summary([], 2).json())["met"] is False
