@@ -95,7 +95,9 @@ async def test_leaving_early_is_no_success_and_pays_no_more_than_an_attempt_wher
         left, once, tried = await play(env, task), await play(env, task, 0), await play(env, task, *[0] * 200)
         assert tried.outcome.reason == "truncated" and left.reward == once.reward <= tried.reward < -19, name
         await env.close()
-        assert load_env(f"gymnasium:{name}", kwargs=kwargs)._judging == env._judging  # the same at every time
+        again = load_env(f"gymnasium:{name}", kwargs=kwargs)
+        assert again._judging == env._judging  # the same at every time
+        await again.close()
     cards = load_env("gymnasium:Blackjack-v1")
     assert (await play(cards, cards.tasks("train", limit=1)[0])).reward == -1.0  # no hand is passed
     await cards.close()
