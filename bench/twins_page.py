@@ -10,7 +10,7 @@ from bench.training import percent
 from bench.twins_variants import ARMS, PAIRS, VARIANTS
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "twins.svg"
-_WIDE, _HIGH, _LEFT, _TOP, _GAP = 200, 110, 118, 44, 34
+_WIDE, _HIGH, _LEFT, _TOP, _GAP = 200, 110, 118, 44, 44
 _PAID, _TRUE, _INK, _GRID = "#c2410c", "#1d4ed8", "#6b7280", "#9ca3af55"
 _ARM_NAMES = {"alarm": "only an alarm", "quarantine": "quarantine", "fixed": "mended"}
 
