@@ -91,14 +91,16 @@ def predicted(kept: Mapping[str, Any]) -> str:
         "what the checkpoint exploits before training": "first_exploit",
     }
     for label, predictor in rows.items():
-        cells = [
-            f"{ours[key]:+.2f} [{ours[key + '_low']:+.2f}, {ours[key + '_high']:+.2f}]"
-            for key in (f"{predictor}_exploit_last", f"{predictor}_onset_step")
-        ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        cells = [_correlation(ours, f"{predictor}_{outcome}") for outcome in ("exploit_last", "onset_step")]
+        lines.append(f"| {label} | {ours[f'{predictor}_variants']:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(
         [*lines, "", "What the audits found of validity:", "", *(f"- {note}" for note in kept["notes"][1:])]
     )
+
+
+def _correlation(ours: Mapping[str, float], key: str) -> str:
+    rho, low, high = (ours[f"{key}{which}"] for which in ("", "_low", "_high"))
+    return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]" if (low, high) != (0, 0) else "cannot be told: all are alike"
 
 
 def picture(kept: Mapping[str, Any]) -> str:

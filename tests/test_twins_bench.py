@@ -98,6 +98,8 @@ def test_a_summary_and_its_pages():
     assert "| paid | 55% to 55% (55% to 55%) |" in twins.table(kept)
     assert "| onset, step | 2 | never | never |" in twins.table(kept)
     assert "shotgun (high, 50% of 8)" in twins.predicted(kept)
+    assert f"| the prediction | {len(PAIRS) + 1} | +1.00 [" in twins.predicted(kept)
+    assert "at first | 1 | cannot be told" in twins.predicted(kept)
     drawing = ElementTree.fromstring(twins_page.drawn(kept))
     assert len(drawing.findall("{*}circle")) == len(PAIRS) + 1
     assert json.loads(twins.summary([], 2).json())["met"] is False
