@@ -120,6 +120,6 @@ _ALL = (
 )
 VARIANTS: Mapping[str, Variant] = {one.name: one for one in _ALL}
 PAIRS: Mapping[str, Variant] = {
-    name: VARIANTS[name] for name in ("skipped", "emptied-1-edit", "substring", "register-hard")
+    name: VARIANTS[name] for name in ("skipped", "emptied-1-edit", "substring", "register-hard", "accepted-hard")
 }
-"""Those that are trained by all three arms. The last one was added when its run with an alarm alone had been seen."""
+"""Those that are trained by all three arms. The last two were added when their runs with an alarm alone had been seen."""

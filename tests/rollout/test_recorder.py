@@ -320,7 +320,9 @@ TEXTS = st.sampled_from(["", "yes", "no, 30", "add 12", "x\n"])
 SAID = st.one_of(
     st.builds(says, TEXTS, reasoning=st.sampled_from(["", "Let me think.", "so"])),
     st.builds(lambda text, a: says(text, call("add", a=a, b=[1, None])), TEXTS, st.integers(0, 2)),
-    st.lists(st.integers(0, RENDERER.tokenizer.vocab_size - 1), min_size=1, max_size=9),  # any tokens at all
+    st.lists(st.integers(0, RENDERER.tokenizer.vocab_size - 1), min_size=1, max_size=9).filter(
+        lambda tokens: not set(RENDERER.stop_ids) & set(tokens[:-1])  # any tokens at all, until one that ends the turn
+    ),
 )
 STEP = st.fixed_dictionaries(
     {
