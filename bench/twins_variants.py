@@ -122,4 +122,4 @@ VARIANTS: Mapping[str, Variant] = {one.name: one for one in _ALL}
 PAIRS: Mapping[str, Variant] = {
     name: VARIANTS[name] for name in ("skipped", "emptied-1-edit", "substring", "register-hard", "accepted-hard")
 }
-"""Those that are trained by all three arms. The last two were added when their runs with an alarm alone had been seen."""
+"""Those that are trained by all three arms. The last two were added when runs of theirs with an alarm had been seen."""
