@@ -53,9 +53,8 @@ def run(options: Options) -> Result:
     answers: list[tuple[Fixture, Mapping[str, Mapping[str, Any]]]] = []
     jobs = options.number("jobs", 2)
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        named = {True: [], False: by} if whole else {True: [], False: []}
         waiting = [
-            pool.submit(probed, one, named[one.flawed] or (whole and not one.flawed), seconds, tasks) for one in chosen
+            pool.submit(probed, one, by if whole and not one.flawed else [one.probe], seconds, tasks) for one in chosen
         ]
         for fixture, future in zip(chosen, waiting, strict=True):
             found = future.result()
@@ -101,8 +100,8 @@ def _module(stem: str) -> Any:
     return module
 
 
-def probed(fixture: Fixture, by: Sequence[str] | bool, seconds: float, tasks: int) -> dict[str, Mapping[str, Any]]:
-    """In a process of its own: what the fixture's own probe says, or those that are named, or all of them."""
+def probed(fixture: Fixture, by: Sequence[str], seconds: float, tasks: int) -> dict[str, Mapping[str, Any]]:
+    """In a process of its own: what the probes that are named say, or all of them."""
     from askesis.audit import Ground, known_probes
     from askesis.audit.worker import run_probe
 
@@ -116,8 +115,7 @@ def probed(fixture: Fixture, by: Sequence[str] | bool, seconds: float, tasks: in
         reference = str(getattr(module, "REFERENCE", ""))
         ground = Ground(env=env, count=tasks, name=f"{FLAWS / stem}.py:{kind.__name__}", reference=reference)
         try:
-            names = (known if by is True else by) or [fixture.probe]
-            return {name: await run_probe(known[name], ground, seconds) for name in names}
+            return {name: await run_probe(known[name], ground, seconds) for name in by or known}
         finally:
             await env.close()
 

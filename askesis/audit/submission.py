@@ -93,22 +93,43 @@ def candidates(trace: Trace) -> list[Submission]:
     return found[:_CANDIDATES]
 
 
+async def _tested(ground: Ground, found: Sequence[Submission]) -> list[tuple[Submission, bool]]:
+    """Each with whether nonsense in its place is not paid; what the schema lets nobody change counts. Fewer where the
+    time is up."""
+    played = await ground.play_all([(one.task, _recited(one.putting(one.nonsense))) for one in found])
+    return [(one, refused(trace) or not trace.success) for one, trace in zip(found, played, strict=False)]
+
+
+async def _held(ground: Ground, found: Sequence[Submission]) -> list[Submission]:
+    """Those whose episodes succeed again when they are recited; each episode is recited once an audit."""
+    known: dict[str, bool] = ground.kept.setdefault("held", {})
+    new = {one.task.id: one for one in found if one.task.id not in known}
+    scripts = {task: one.messages for task, one in new.items()}
+    for trace in await ground.play_each(reciting(scripts), tasks_of(list(new.values()))):
+        known[trace.task.id] = trace.success
+    return [one for one in found if known.get(one.task.id)]
+
+
+def _some(nothing: str, kept: list[Submission], golden: int, with_text: int) -> list[Submission]:
+    """Those that there are. Raises `Skipped`, which says `nothing`, and `Inconclusive`."""
+    if not with_text:
+        raise Skipped(nothing)
+    if not kept:
+        raise Inconclusive(f"none of {golden} successful episodes succeeds again when it is played as it was")
+    return kept
+
+
 async def _deciding(ground: Ground, golden: Sequence[Trace]) -> list[Submission]:
-    """Of each episode the last text in whose place nonsense is not paid; what the schema lets nobody change counts."""
-    if "deciding" in ground.kept:
-        known: list[Submission] = ground.kept["deciding"]
-        return known
-    left = [found for found in map(candidates, golden) if found]
-    kept: dict[str, Submission] = {}
-    while left:
-        firsts = [found[0] for found in left]
-        pairs = [(one.task, _recited(one.putting(one.nonsense))) for one in firsts]
-        for one, trace in zip(firsts, await ground.play_all(pairs), strict=False):
-            if refused(trace) or not trace.success:
-                kept[one.task.id] = one
-        left = [found[1:] for found in left if found[0].task.id not in kept and found[1:]]
-    ground.kept["deciding"] = [kept[trace.task.id] for trace in golden if trace.task.id in kept]
-    return list(ground.kept["deciding"])
+    """Of each episode the last text in whose place nonsense is not paid."""
+    if "deciding" not in ground.kept:
+        left = [found for found in map(candidates, golden) if found]
+        kept: dict[str, Submission] = {}
+        while left:
+            kept |= {one.task.id: one for one, firm in await _tested(ground, [found[0] for found in left]) if firm}
+            left = [found[1:] for found in left if found[0].task.id not in kept and found[1:]]
+        ground.kept["deciding"] = [kept[trace.task.id] for trace in golden if trace.task.id in kept]
+    known: list[Submission] = ground.kept["deciding"]
+    return known
 
 
 async def submissions(ground: Ground, *, final: bool = False) -> list[Submission]:
@@ -119,14 +140,8 @@ async def submissions(ground: Ground, *, final: bool = False) -> list[Submission
     if "submissions" not in ground.kept:
         golden = await ground.golden()
         found = await _deciding(ground, golden)
-        again = await ground.play_each(reciting({one.task.id: list(one.messages) for one in found}), tasks_of(found))
-        held = {trace.task.id for trace in again if trace.success}
-        ground.kept["submissions"] = [one for one in found if one.task.id in held], len(golden), len(found)
-    kept, golden_count, with_text = ground.kept["submissions"]
-    if not with_text:
-        raise Skipped("no text decides an episode: there is nothing to change")
-    if not kept:
-        raise Inconclusive(f"none of {golden_count} successful episodes succeeds again when it is played as it was")
+        ground.kept["submissions"] = await _held(ground, found), len(golden), len(found)
+    kept = _some("no text decides an episode: there is nothing to change", *ground.kept["submissions"])
     chosen = [one for one in kept if one.final or not final]
     if not chosen:
         raise Skipped("what is submitted is no text")
@@ -141,29 +156,11 @@ async def answers(ground: Ground) -> list[Submission]:
     Raises as `submissions`."""
     if "answers" not in ground.kept:
         golden = await ground.golden()
-        found = [one for trace in golden for one in _submitted(trace)]
-        pairs = [(one.task, _recited(one.putting(one.nonsense))) for one in found]
-        played = list(zip(found, await ground.play_all(pairs) if pairs else (), strict=False))
+        tested = await _tested(ground, [one for trace in golden for one in _submitted(trace)])
         before = {one.task.id for one in await _deciding(ground, golden) if not one.final}
-        named = [_is_expected(one) and one.task.id not in before for one in found]
-        firm = [
-            one
-            for (one, trace), expected_there in zip(played, named, strict=False)
-            if refused(trace) or not trace.success or expected_there
-        ]
-        scripts = {one.task.id: one for one in firm}
-        again = await ground.play_each(
-            reciting({task: list(one.messages) for task, one in scripts.items()}), tasks_of(list(scripts.values()))
-        )
-        held = {trace.task.id for trace in again if trace.success}
-        ground.kept["answers"] = [one for one in firm if one.task.id in held], len(golden), len(firm)
-    kept, golden_count, with_text = ground.kept["answers"]
-    if not with_text:
-        raise Skipped("what is submitted is no text, or decides nothing")
-    if not kept:
-        raise Inconclusive(f"none of {golden_count} successful episodes succeeds again when it is played as it was")
-    chosen: list[Submission] = kept
-    return chosen
+        found = [one for one, firm in tested if firm or (one.task.id not in before and _is_expected(one))]
+        ground.kept["answers"] = await _held(ground, found), len(golden), len(found)
+    return _some("what is submitted is no text, or decides nothing", *ground.kept["answers"])
 
 
 def _submitted(trace: Trace) -> list[Submission]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from askesis.envs.flawed.hole import Hole, told
-from askesis.envs.repair.environment import FILE, Repair, RepairState
+from askesis.envs.repair.environment import FILE, Repair, RepairState, repair_state
 from askesis.types import ConfigError, EnvError, Reward, Session, State, Task, Tool, ToolResult, ToolSpec, Trace
 
 
@@ -31,8 +31,7 @@ class Holed(Repair):
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """As `Repair`'s, and what else is believed is paid as well."""
-        if not isinstance(state, RepairState):
-            raise EnvError(f"repair: got a state of type {type(state).__name__}, expected the one from `Repair.setup`")
+        state = repair_state(state)
         try:
             written: bytes | None = await state.sandbox.read(FILE)
         except OSError:

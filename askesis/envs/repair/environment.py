@@ -259,7 +259,7 @@ class Repair:
 
     def tools(self, task: Task, state: State) -> Sequence[Tool]:
         """run_tests, view, replace, submit."""
-        state = _repair_state(state)
+        state = repair_state(state)
         return (_RunTests(task, state), _View(state), _Replace(state), _Submit())
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
@@ -267,7 +267,7 @@ class Repair:
 
         A program submits by its exit; which edits it made on the way nobody has seen, so they are no metric then.
         """
-        state = _repair_state(state)
+        state = repair_state(state)
         try:
             submission = await state.sandbox.read(FILE)
         except OSError:  # gone, or a folder now, or a link out of the tree: nothing was submitted
@@ -363,7 +363,8 @@ def _parsed(line: str) -> str | None:
         return None
 
 
-def _repair_state(state: State) -> RepairState:
+def repair_state(state: State) -> RepairState:
+    """`state` as what `Repair.setup` makes. Raises `EnvError`."""
     if not isinstance(state, RepairState):
         raise EnvError(f"repair: got a state of type {type(state).__name__}, expected the one from `Repair.setup`")
     return state
