@@ -38,40 +38,45 @@ class Submission:
     final: bool
 
     @property
-    def text(self) -> str:
-        """The deciding text."""
+    def value(self) -> Any:
+        """What stands there."""
         message = self.messages[self.at]
-        return message.text if self.path is None else str(_reached(message.tool_calls[-1].arguments, self.path))
+        return message.text if self.path is None else _reached(message.tool_calls[-1].arguments, self.path)
+
+    @property
+    def text(self) -> str:
+        """The same as a text."""
+        return str(self.value)
 
     @property
     def slot(self) -> tuple[str, ...]:
         """Which of the texts of a call it is, whatever its place in a list."""
-        return tuple(step for step in self.path or () if isinstance(step, str))
+        return _slot(self.path or ())
 
     @property
     def nonsense(self) -> Any:
         """What is surely wrong there."""
-        if self.path is None:
-            return _NONSENSE
-        old = _reached(self.messages[self.at].tool_calls[-1].arguments, self.path)
-        return _NONSENSE if isinstance(old, str) else _NO_NUMBER
+        return _NONSENSE if isinstance(self.value, str) else _NO_NUMBER
 
     def saying(self, text: str) -> list[Message]:
         """The same messages with another text there: as a number, where one stood and it is one."""
-        if self.path is None:
-            return self.putting(text)
-        old = _reached(self.messages[self.at].tool_calls[-1].arguments, self.path)
-        return self.putting(_alike(old, text))
+        return self.putting(text if self.path is None else _alike(self.value, text))
 
-    def putting(self, value: Any) -> list[Message]:
-        """The same messages with any value there; in a message's own text, as it would be written."""
+    def putting(self, value: Any, *, everywhere: bool = False) -> list[Message]:
+        """The same messages with any value there; in a message's own text, as it would be written.
+
+        everywhere: in all places of its slot, where that is in a list.
+        """
         message = self.messages[self.at]
         if self.path is None:
             text = value if isinstance(value, str) else json.dumps(value)
             changed = replace(message, parts=(Text(text=text),))
         else:
             call = message.tool_calls[-1]
-            arguments = _replaced(call.arguments, self.path, value)
+            arguments = call.arguments
+            for path in _texts(call) if everywhere else [self.path]:
+                if path == self.path or _slot(path) == self.slot:
+                    arguments = _replaced(arguments, path, value)
             changed = replace(message, tool_calls=(*message.tool_calls[:-1], replace(call, arguments=arguments)))
         return [*self.messages[: self.at], changed, *self.messages[self.at + 1 :]]
 
@@ -156,14 +161,14 @@ async def answers(ground: Ground) -> list[Submission]:
     Raises as `submissions`."""
     if "answers" not in ground.kept:
         golden = await ground.golden()
-        tested = await _tested(ground, [one for trace in golden for one in _submitted(trace)])
+        tested = await _tested(ground, [one for trace in golden for one in submitted(trace)])
         before = {one.task.id for one in await _deciding(ground, golden) if not one.final}
         found = [one for one, firm in tested if firm or (one.task.id not in before and _is_expected(one))]
         ground.kept["answers"] = await _held(ground, found), len(golden), len(found)
     return _some("what is submitted is no text, or decides nothing", *ground.kept["answers"])
 
 
-def _submitted(trace: Trace) -> list[Submission]:
+def submitted(trace: Trace) -> list[Submission]:
     """The texts of the last message, or of its last call."""
     messages = tuple(said(trace))
     last = len(messages) - 1
@@ -226,13 +231,16 @@ class Tried:
     trace: Trace
 
 
-async def tried(ground: Ground, puts: Sequence[tuple[Submission, Any]], *, raw: bool = False) -> list[Tried]:
+async def tried(
+    ground: Ground, puts: Sequence[tuple[Submission, Any]], *, raw: bool = False, everywhere: bool = False
+) -> list[Tried]:
     """Play each submission's episode with something else put in its place.
 
     Those that the tool's schema turns down are left out, and where that is all of them, `Skipped` is raised. raw: the
-    value as it is, and not as a text that becomes a number where one stood.
+    value as it is, and not as a text that becomes a number where one stood; everywhere: then, see `putting`.
     """
-    pairs = [(one.task, _recited(one.putting(put) if raw else one.saying(put))) for one, put in puts]
+    said_so = [one.putting(put, everywhere=everywhere) if raw else one.saying(put) for one, put in puts]
+    pairs = [(one.task, _recited(script)) for (one, _), script in zip(puts, said_so, strict=True)]
     played = [Tried(one, put, trace) for (one, put), trace in zip(puts, await ground.play_all(pairs), strict=False)]
     taken = [done for done in played if not refused(done.trace)]
     if played and not taken:
@@ -266,6 +274,10 @@ def _texts(call: ToolCall) -> list[Path]:
 
     look(call.arguments, ())
     return found
+
+
+def _slot(path: Path) -> tuple[str, ...]:
+    return tuple(step for step in path if isinstance(step, str))
 
 
 def _alike(old: Any, text: str) -> Any:
