@@ -13,7 +13,8 @@ from askesis.envs.flawed import MatchesSubstring
 
 ANSWERS = (
     "oracle null-battery near-miss random-policy constant-answer crossed-answer shotgun substring format empty-passes "
-    "malformed impossible-twin search-answers search-actions judge evaluator-eval"
+    "malformed impossible-twin search-answers search-actions judge evaluator-eval "
+    "unchecked-evidence"
 ).split()
 RUNNING = "process-capture channel-forgery harness-tamper leaks privilege".split()
 TASKS = {"constant-answer": 12, "random-policy": 8, "search-answers": 8}  # of others, few are enough to see it
