@@ -8,10 +8,10 @@ control goes back to the event loop, so that tools progress while others sample.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -131,7 +131,7 @@ class EmbeddedEngine:
         sizes = {"rows": count, "length": context_length, "threads": threads}
         self._backend = _backend(model, backend, number, compile=compile, **sizes)
         self._requests: list[_Request | None] = [None] * count
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[tuple[int, int, _Request]] = []  # a heap: the lowest priority first, then who came first
         self._listening: dict[int, _Request] = {}  # by row: those that want to hear of their tokens
         self._logprobs = np.zeros((count, context_length), dtype=np.float32)
         self._forced = np.zeros((count, context_length), dtype=np.bool_)
@@ -191,7 +191,7 @@ class EmbeddedEngine:
         prompt = self._checked(token_ids, sampling)
         request = _Request(prompt, sampling, session, asyncio.get_running_loop().create_future(), on_tokens)
         self._counts.requests += 1
-        self._waiting.append(request)
+        heapq.heappush(self._waiting, (sampling.priority, self._counts.requests, request))
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name="askesis-engine")
         try:
@@ -269,8 +269,9 @@ class EmbeddedEngine:
         if request.row >= 0:
             if self._requests[request.row] is request:
                 self._vacate(request.row)
-        elif request in self._waiting:
-            self._waiting.remove(request)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+            heapq.heapify(self._waiting)
 
     def _vacate(self, row: int) -> None:
         self._requests[row] = None
@@ -280,7 +281,7 @@ class EmbeddedEngine:
         self._rows.leave(row)
 
     def _fail(self, error: EngineError) -> None:
-        for request in [*self._waiting, *(r for r in self._requests if r is not None)]:
+        for request in [*(entry[2] for entry in self._waiting), *(r for r in self._requests if r is not None)]:
             if not request.future.done():
                 request.future.set_exception(EngineError(str(error)).with_traceback(error.__traceback__))
         self._waiting.clear()
@@ -344,13 +345,14 @@ class EmbeddedEngine:
         self._backend.refresh(changed=False)
 
     def _admit(self) -> None:
-        """Start waiting requests, oldest first, while slots are free."""
-        delayed: list[_Request] = []
+        """Start waiting requests, by priority and then age, while slots are free."""
+        delayed: list[tuple[int, int, _Request]] = []
         while self._waiting and self._running < self.slots:
-            request = self._waiting.popleft()
+            entry = heapq.heappop(self._waiting)
+            request = entry[2]
             place = self._rows.find(request.prompt, request.session)
             if place is None:
-                delayed.append(request)
+                delayed.append(entry)
                 continue
             self._rows.take(place, request.prompt, request.session)
             if place.source != place.row and place.reused:
@@ -360,7 +362,8 @@ class EmbeddedEngine:
             self._counts.recomputed += place.again
             self._counts.evictions += place.evicted
             self._start(request, place.row)
-        self._waiting.extendleft(reversed(delayed))
+        for entry in delayed:
+            heapq.heappush(self._waiting, entry)
 
     def _start(self, request: _Request, row: int) -> None:
         sampling, n = request.sampling, len(request.prompt)

@@ -5,8 +5,9 @@ from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
 from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Reception, Turn
 from askesis.rollout.ledger import Draw, Ledger, Step
+from askesis.rollout.pacing import Pace, Scheduler, Taken, oldest_version
 from askesis.rollout.recorder import Recorder
-from askesis.rollout.scheduler import Progress, Roller, TraceSink, group_specs
+from askesis.rollout.scheduler import Progress, Roll, Roller, TraceSink, group_specs
 from askesis.rollout.scripted import plain_renderer, token_free
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers, scripted_completion
@@ -30,17 +31,21 @@ __all__ = [
     "Ledger",
     "Listener",
     "Meter",
+    "Pace",
     "PolicySpeakers",
     "Progress",
     "Reception",
     "Recorder",
+    "Roll",
     "Roller",
+    "Scheduler",
     "Speaker",
     "Speakers",
     "Stage",
     "Step",
     "StepSummary",
     "Summary",
+    "Taken",
     "TokenTree",
     "TraceSink",
     "TraceStore",
@@ -50,6 +55,7 @@ __all__ = [
     "group_specs",
     "hybrid",
     "metric",
+    "oldest_version",
     "plain_renderer",
     "run_episode",
     "scripted_completion",

@@ -1,7 +1,7 @@
 """Many episodes at once: as many as `concurrency` allows, so that the engine is busy while tools run.
 
 Invariant: every attempt that starts is emitted exactly once (to the store and to `on_trace`), as what it became or as
-cancelled. Groups come out whole, in the order in which they are finished.
+cancelled. Groups come out whole, in the order in which they are finished. `pacing` paces a training run on top of this.
 """
 
 from __future__ import annotations
@@ -100,7 +100,12 @@ class Roller:
         )
         self._concurrency, self._retries = concurrency, retries
         self._store, self._on_trace, self._on_progress = store, on_trace, on_progress
-        self._rolls: set[_Roll] = set()
+        self._rolls: set[Roll] = set()
+
+    @property
+    def concurrency(self) -> int:
+        """Most episodes in flight."""
+        return self._concurrency
 
     async def groups(self, specs: Iterable[EpisodeSpec], *, label: str = "", step: int = 0) -> AsyncIterator[Group]:
         """Play `specs` and yield each group when it is whole; its traces are the final attempts, in order of specs.
@@ -109,87 +114,63 @@ class Roller:
         what is in flight is then cancelled and emitted as such; groups that it leaves incomplete are not yielded.
         Raises `ConfigError` if the specs of one group differ in task or thinking, `StoreError` from the store.
         """
-        roll = self._start(specs, label, step)
+        ready: asyncio.Queue[Group | None] = asyncio.Queue()
+        roll, _ = self._start(specs, label, step, ready)
         try:
-            while (group := await roll.ready.get()) is not None:
+            while (group := await ready.get()) is not None:
                 yield group
             roll.raise_failure()
         finally:
-            await self._stop(roll)
+            await roll.stop()
 
     async def run(self, specs: Iterable[EpisodeSpec], *, label: str = "", step: int = 0) -> list[Trace]:
         """Play `specs` and return the final attempt of each that was started, in their order.
 
         After `shutdown` the cancelled ones are among them. Raises as `groups` does.
         """
-        roll = self._start(specs, label, step)
+        ready: asyncio.Queue[Group | None] = asyncio.Queue()
+        roll, places = self._start(specs, label, step, ready)
         try:
-            while await roll.ready.get() is not None:
+            while await ready.get() is not None:
                 pass
             roll.raise_failure()
-            return [trace for trace in roll.finals if trace is not None]
+            return [trace for group, place in places if (trace := group.finals[place]) is not None]
         finally:
-            await self._stop(roll)
+            await roll.stop()
 
     async def shutdown(self) -> None:
         """Start nothing more, cancel what is in flight, and wait until all of it is emitted."""
-        await asyncio.gather(*(self._stop(roll) for roll in tuple(self._rolls)))
+        await asyncio.gather(*(roll.stop() for roll in tuple(self._rolls)))
 
-    def _start(self, specs: Iterable[EpisodeSpec], label: str, step: int) -> _Roll:
-        roll = _Roll(tuple(specs), label, step)
+    def open(
+        self,
+        deliver: Callable[[Group | None], None],
+        *,
+        label: str = "",
+        speakers: Callable[[Speakers], Speakers] | None = None,
+        on_room: Callable[[], None] | None = None,
+    ) -> Roll:
+        """A roll to which groups are added while it goes on.
+
+        deliver: called with each group as it is whole, and with None when the roll has ended. speakers: what stands
+        between the episodes and who speaks. on_room: called whenever more episodes could be in flight than there are.
+        """
+        stage = self._stage if speakers is None else replace(self._stage, speakers=speakers(self._stage.speakers))
+        roll = Roll(self, stage, label, deliver, on_room)
         self._rolls.add(roll)
-        self._fill(roll)
         return roll
 
-    async def _stop(self, roll: _Roll) -> None:
-        """Cancel what is in flight; all of it has been emitted when this returns."""
-        roll.waiting.clear()
-        flying = tuple(roll.flying)
-        for task in flying:
-            task.cancel()
-        if flying:
-            await asyncio.wait(flying)
-        self._rolls.discard(roll)
-
-    def _fill(self, roll: _Roll) -> None:
-        """Start episodes while there is room; say so when there is nothing left to wait for."""
-        while roll.waiting and len(roll.flying) < self._concurrency:
-            task = asyncio.create_task(self._play(roll, roll.waiting.popleft()))
-            roll.flying.add(task)
-            task.add_done_callback(lambda done: self._landed(roll, done))
-        if not roll.flying and not roll.over:
-            roll.over = True
-            try:
-                self._keep(roll, [trace for group in roll.groups.values() for trace in group.attempts])
-            except Exception as error:
-                roll.failure = roll.failure or error
-            roll.ready.put_nowait(None)
-
-    def _landed(self, roll: _Roll, task: asyncio.Task[None]) -> None:
-        roll.flying.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            roll.failure = roll.failure or error
-            roll.waiting.clear()
-        self._fill(roll)
-
-    async def _play(self, roll: _Roll, index: int) -> None:
-        """One episode, with its retries. Emits as it goes, so that no later cancellation can lose a trace."""
-        spec, group = roll.specs[index], roll.groups[roll.specs[index].group]
-        self.progress.started += 1
-        while True:
-            trace = await run_episode(spec, self._stage)
-            final = trace.outcome.learnable or trace.outcome.by == "cancelled" or spec.attempt >= self._retries
-            group.attempts.append(trace)
-            self._emit(trace, final)
-            if final:
-                break
-            spec = replace(spec, attempt=spec.attempt + 1)
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                task.cancel()  # it came while the last attempt was closing, which nothing may interrupt
-        roll.finals[index] = trace
-        group.missing.discard(index)
-        if not group.missing:
-            self._complete(roll, spec.group)
+    def _start(
+        self, specs: Iterable[EpisodeSpec], label: str, step: int, ready: asyncio.Queue[Group | None]
+    ) -> tuple[Roll, list[tuple[_Gathering, int]]]:
+        roll = self.open(ready.put_nowait, label=label)
+        try:
+            places = roll.add(specs, step=step)
+        except ConfigError:
+            self._rolls.discard(roll)
+            raise
+        roll.end()
+        return roll, places
 
     def _emit(self, trace: Trace, final: bool) -> None:
         progress = self.progress
@@ -205,60 +186,176 @@ class Roller:
         if self._on_progress is not None:
             self._on_progress(progress)
 
-    def _complete(self, roll: _Roll, name: str) -> None:
-        gathered = roll.groups.pop(name)
-        finals = tuple(trace for index in gathered.indices if (trace := roll.finals[index]) is not None)
-        whole = None
-        if all(trace.outcome.by != "cancelled" for trace in finals):
-            whole = Group(id=name, task=finals[0].task, thinking=finals[0].thinking, traces=finals)
-        self._keep(roll, gathered.attempts, whole)
-        if whole is not None:
-            self.progress.groups += 1
-            roll.ready.put_nowait(whole)
 
-    def _keep(self, roll: _Roll, traces: list[Trace], group: Group | None = None) -> None:
-        if self._store is not None and traces:
-            self._store.add(traces, label=roll.label, step=roll.step, group=group)
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Gathering:
-    """A group on its way: the places of its specs, those still missing, and all attempts so far."""
+    """A group on its way: its specs, the final attempts so far, all attempts so far, and the tasks that play."""
 
-    indices: list[int] = field(default_factory=list)
-    missing: set[int] = field(default_factory=set)
+    name: str
+    step: int
+    specs: list[EpisodeSpec] = field(default_factory=list)
+    finals: list[Trace | None] = field(default_factory=list)
+    missing: int = 0
     attempts: list[Trace] = field(default_factory=list)
+    playing: set[asyncio.Task[None]] = field(default_factory=set)
+    given_up: bool = False
 
 
-class _Roll:
-    """One call of `groups` or `run`. `ready` has finished groups, then None."""
+class Roll:
+    """Groups of episodes in flight for one caller; `Roller.open` makes it.
 
-    def __init__(self, specs: Sequence[EpisodeSpec], label: str, step: int) -> None:
-        self.specs, self.label, self.step = specs, label, step
-        self.waiting = deque(range(len(specs)))
+    flying, waiting: episodes that are played, and that wait until others have ended.
+    """
+
+    def __init__(
+        self,
+        roller: Roller,
+        stage: Stage,
+        label: str,
+        deliver: Callable[[Group | None], None],
+        on_room: Callable[[], None] | None,
+    ) -> None:
+        self._roller, self._stage, self._label, self._deliver, self._on_room = roller, stage, label, deliver, on_room
+        self.waiting: deque[tuple[_Gathering, int]] = deque()
         self.flying: set[asyncio.Task[None]] = set()
-        self.finals: list[Trace | None] = [None] * len(specs)
-        self.groups: dict[str, _Gathering] = {}
-        self.ready: asyncio.Queue[Group | None] = asyncio.Queue()
-        self.failure: BaseException | None = None
-        self.over = False
-        for index, spec in enumerate(specs):
-            if spec.thinking.effort is not None:
-                raise ConfigError(
-                    f"an episode of task {spec.task.id} is asked for with effort {spec.thinking.effort:g}, which was "
-                    "never turned into a budget; use `askesis.chat.resolve` with the checkpoint's table of effort"
-                )
-            group = self.groups.setdefault(spec.group, _Gathering())
-            first = specs[group.indices[0]] if group.indices else spec
-            if (first.task.id, first.thinking) != (spec.task.id, spec.thinking):
-                raise ConfigError(
-                    f"group {spec.group!r} mixes task {first.task.id} ({first.thinking.mode}) with "
-                    f"{spec.task.id} ({spec.thinking.mode}); a group is one task in one thinking mode"
-                )
-            group.indices.append(index)
-            group.missing.add(index)
+        self._groups: dict[str, _Gathering] = {}
+        self._failure: BaseException | None = None
+        self._ended = self._over = self._stopped = False
+
+    def add(self, specs: Iterable[EpisodeSpec], *, step: int = 0) -> list[tuple[_Gathering, int]]:
+        """Play these too, after those that wait. step: under which their traces are kept.
+
+        Raises `ConfigError` if the specs of one group differ in task or thinking, or its name is in flight already.
+        """
+        if self._ended or self._stopped:
+            raise ConfigError("roll.add: it has ended; open another one")
+        groups: dict[str, _Gathering] = {}
+        places = []
+        for spec in specs:
+            group = groups.setdefault(spec.group, _Gathering(spec.group, step))
+            _fits(spec, group.specs[0] if group.specs else spec)
+            places.append((group, len(group.specs)))
+            group.specs.append(spec)
+        for name, group in groups.items():
+            if name in self._groups:
+                raise ConfigError(f"group {name!r} is in flight already; every group needs a name of its own")
+            group.finals, group.missing = [None] * len(group.specs), len(group.specs)
+        self._groups |= groups
+        if self._failure is None:
+            self.waiting.extend(places)
+        self._fill()
+        return places
+
+    def give_up(self, name: str) -> None:
+        """Cancel what is in flight of a group. Its attempts are emitted, and it is never delivered."""
+        group = self._groups.get(name)
+        if group is None:
+            return
+        group.given_up = True
+        unstarted = [entry for entry in self.waiting if entry[0] is group]
+        for entry in unstarted:
+            self.waiting.remove(entry)
+        group.missing -= len(unstarted)
+        for task in group.playing:
+            task.cancel()
+        if not group.missing:
+            self._complete(group)
+
+    def end(self) -> None:
+        """Nothing more will be added."""
+        self._ended = True
+        self._fill()
+
+    async def stop(self) -> None:
+        """Cancel what is in flight; all of it has been emitted when this returns."""
+        self._stopped = self._ended = True
+        self.waiting.clear()
+        flying = tuple(self.flying)
+        for task in flying:
+            task.cancel()
+        if flying:
+            await asyncio.wait(flying)
+        self._fill()
+        self._roller._rolls.discard(self)
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the roller itself, if anything did."""
-        if self.failure is not None:
-            raise self.failure
+        if self._failure is not None:
+            raise self._failure
+
+    def _fill(self) -> None:
+        """Start episodes while there is room; say so when there is nothing left to wait for."""
+        while self.waiting and len(self.flying) < self._roller.concurrency:
+            group, place = self.waiting.popleft()
+            task = asyncio.create_task(self._play(group, place))
+            self.flying.add(task)
+            group.playing.add(task)
+            task.add_done_callback(lambda done, group=group: self._landed(group, done))
+        if self.flying or self._over:
+            return
+        if self._ended or self._failure is not None:
+            self._over = True
+            try:
+                for group in tuple(self._groups.values()):
+                    self._keep(group)
+            except Exception as error:
+                self._failure = self._failure or error
+            self._deliver(None)
+
+    def _landed(self, group: _Gathering, task: asyncio.Task[None]) -> None:
+        self.flying.discard(task)
+        group.playing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self.waiting.clear()
+        self._fill()
+        if self._on_room is not None and not self._ended and len(self.flying) < self._roller.concurrency:
+            self._on_room()
+
+    async def _play(self, group: _Gathering, place: int) -> None:
+        """One episode, with its retries. Emits as it goes, so that no later cancellation can lose a trace."""
+        roller, spec = self._roller, group.specs[place]
+        roller.progress.started += 1
+        while True:
+            trace = await run_episode(spec, self._stage)
+            final = trace.outcome.learnable or trace.outcome.by == "cancelled" or spec.attempt >= roller._retries
+            group.attempts.append(trace)
+            roller._emit(trace, final)
+            if final:
+                break
+            spec = replace(spec, attempt=spec.attempt + 1)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                task.cancel()  # it came while the last attempt was closing, which nothing may interrupt
+        group.finals[place] = trace
+        group.missing -= 1
+        if not group.missing:
+            self._complete(group)
+
+    def _complete(self, group: _Gathering) -> None:
+        del self._groups[group.name]
+        finals = tuple(trace for trace in group.finals if trace is not None)
+        whole = None
+        if not group.given_up and all(trace.outcome.by != "cancelled" for trace in finals):
+            whole = Group(id=group.name, task=finals[0].task, thinking=finals[0].thinking, traces=finals)
+        self._keep(group, whole)
+        if whole is not None:
+            self._roller.progress.groups += 1
+            self._deliver(whole)
+
+    def _keep(self, group: _Gathering, whole: Group | None = None) -> None:
+        if self._roller._store is not None and group.attempts:
+            self._roller._store.add(group.attempts, label=self._label, step=group.step, group=whole)
+
+
+def _fits(spec: EpisodeSpec, first: EpisodeSpec) -> None:
+    """Raises `ConfigError` where an episode cannot be played, or not in one group with `first`."""
+    if spec.thinking.effort is not None:
+        raise ConfigError(
+            f"an episode of task {spec.task.id} is asked for with effort {spec.thinking.effort:g}, which was "
+            "never turned into a budget; use `askesis.chat.resolve` with the checkpoint's table of effort"
+        )
+    if (first.task.id, first.thinking) != (spec.task.id, spec.thinking):
+        raise ConfigError(
+            f"group {spec.group!r} mixes task {first.task.id} ({first.thinking.mode}) with "
+            f"{spec.task.id} ({spec.thinking.mode}); a group is one task in one thinking mode"
+        )

@@ -41,7 +41,8 @@ class Sampling:
     """How one request is sampled. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
 
     max_tokens: most tokens of the completion, forced ones included. stop: ids that end it (kept in the completion).
-    seed: makes the request reproducible, whatever else shares the batch; None draws one.
+    seed: makes the request reproducible, whatever else shares the batch; None draws one. priority: where requests wait
+    for a place in an engine that knows priorities, the lowest is served first; it changes nothing that is sampled.
     """
 
     temperature: float = 1.0
@@ -52,6 +53,7 @@ class Sampling:
     stop: tuple[int, ...] = ()
     seed: int | None = None
     thinking: ThinkingLimit | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
