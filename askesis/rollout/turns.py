@@ -1,4 +1,4 @@
-"""Between the episodes of a paced run and who speaks in them: what a scheduler knows of turns, and what it says of them.
+"""Between the episodes of a paced run and who speaks in them: what a scheduler knows of turns, and what it says.
 
 Every request carries the place of its group in the order of drawing as its priority, so that an engine which knows
 priorities (`Sampling.priority`) serves the oldest group first. In return the scheduler learns under which version a

@@ -1,4 +1,4 @@
-"""A trainer and its episodes, each at its own pace: bounded staleness, nothing lost, nothing twice, no bias, no hang."""
+"""A trainer and its episodes, each at its own pace: bounded staleness, nothing lost, nothing twice, no bias."""
 
 import asyncio
 import random
