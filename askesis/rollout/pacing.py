@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -134,7 +134,7 @@ class Scheduler:
 
         Fewer than `per_step` where the data end. Raises what `draw`, the store or the roller itself failed with.
         """
-        waited: Counter[str] = Counter()
+        waited: dict[str, float] = defaultdict(float)
         clock = asyncio.get_running_loop().time
         self._since = clock()
         while True:

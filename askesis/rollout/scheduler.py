@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from askesis.rollout.costs import Costs
@@ -290,7 +291,7 @@ class Roll:
             task = asyncio.create_task(self._play(group, place))
             self.flying.add(task)
             group.playing.add(task)
-            task.add_done_callback(lambda done, group=group: self._landed(group, done))
+            task.add_done_callback(partial(self._landed, group))
         if self.flying or self._over:
             return
         if self._ended or self._failure is not None:
