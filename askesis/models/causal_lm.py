@@ -30,3 +30,7 @@ class CausalLM(nn.Module, ABC):
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V]."""
+
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many scores `logits` gives."""

@@ -207,3 +207,7 @@ class Qwen3(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V]."""
         return F.linear(hidden, self.lm_head.weight)
+
+    def vocabulary(self) -> int:
+        """How many scores `logits` gives."""
+        return self.config.vocab_size

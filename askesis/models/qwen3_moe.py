@@ -64,21 +64,31 @@ def router_logits() -> Iterator[list[Tensor]]:
         _collecting.reset(token)
 
 
-def expert_counts(logits: Sequence[Tensor], top_k: int) -> Tensor:
-    """How often each expert is chosen, by layer: [layers, experts]. logits: [tokens, experts] each."""
+def expert_counts(logits: Sequence[Tensor], top_k: int, weights: Tensor | None = None) -> Tensor:
+    """How often each expert is chosen, by layer: [layers, experts]. logits: [tokens, experts] each.
+
+    weights [tokens]: for how many each token counts; one each, if not given.
+    """
     chosen = [scores.detach().topk(top_k, dim=-1).indices.flatten() for scores in logits]
-    return torch.stack([torch.bincount(c, minlength=logits[0].shape[-1]) for c in chosen])
+    often = None if weights is None else weights.double().repeat_interleave(top_k)
+    return torch.stack([torch.bincount(c, often, minlength=logits[0].shape[-1]) for c in chosen])
 
 
-def load_balancing_loss(logits: Sequence[Tensor], counts: Tensor, *, tokens: int) -> Tensor:
+def load_balancing_loss(
+    logits: Sequence[Tensor], counts: Tensor, *, tokens: int, weights: Tensor | None = None
+) -> Tensor:
     """experts x sum(share of the choices x mean probability), averaged over layers: 1 where all experts share evenly.
 
     logits: router scores [n, experts] of each layer, of all tokens of a batch or of a part of it; the parts' losses add
     up to the batch's. counts: `expert_counts` over the whole batch, `tokens` of them: a share over a micro-batch would
-    force every expert to serve every kind of text. Source: arXiv 2501.11873, equations 1 and 4.
+    force every expert to serve every kind of text. weights [n]: for how many each token counts.
+    Source: arXiv 2501.11873, equations 1 and 4.
     """
-    shares = counts / counts.sum(dim=-1, keepdim=True)
-    sums = torch.stack([F.softmax(scores, dim=-1, dtype=torch.float32).sum(0) for scores in logits])
+    shares = (counts / counts.sum(dim=-1, keepdim=True)).float()
+    probabilities = [F.softmax(scores, dim=-1, dtype=torch.float32) for scores in logits]
+    if weights is not None:
+        probabilities = [p * weights.to(p.dtype)[:, None] for p in probabilities]
+    sums = torch.stack([p.sum(0) for p in probabilities])
     return counts.shape[-1] * (shares * sums / tokens).sum(-1).mean()
 
 

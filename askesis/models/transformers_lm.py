@@ -71,6 +71,10 @@ class TransformersLM(CausalLM):
         scores: Tensor = self.inner.get_output_embeddings()(hidden)
         return scores
 
+    def vocabulary(self) -> int:
+        """How many scores `logits` gives."""
+        return int(self.inner.get_output_embeddings().weight.shape[0])
+
     def _check_halves(self) -> None:
         """Some models scale or cap their scores after the output matrix; splitting those in two would be wrong."""
         probe = torch.arange(4, device=next(self.inner.parameters()).device)[None]

@@ -4,7 +4,8 @@ from askesis.train.advantages import ADVANTAGES, Advantages
 from askesis.train.batches import Minibatch, Padded, Part, Planted, deal, grove, minibatch
 from askesis.train.losses import POLICY_LOSSES, Loss, LossInputs, LossOutput, k3, supervised
 from askesis.train.optimisers import Muon, Optimisers, orthogonalise, rate_factor
-from askesis.train.trainer import Trainer, token_logprobs
+from askesis.train.scores import token_logprobs
+from askesis.train.trainer import Trainer
 
 __all__ = [
     "ADVANTAGES",

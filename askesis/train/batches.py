@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from askesis.train.forest import Forest, Ints, common, lexical, plant
+from askesis.train.forest import LEAST, Forest, Ints, common, lexical, plant
 from askesis.types import Sample, TokenIds
 
 _PADDED = 1.06  # how much longer padding makes a part, as a rule
@@ -59,6 +59,11 @@ class Planted(Part):
 
     forest: Forest
     index: Ints
+
+    @property
+    def visits(self) -> Ints:
+        """How many sequences go through each place [count]."""
+        return np.repeat(self.forest.sharers, self.forest.lengths)
 
 
 P_co = TypeVar("P_co", bound=Part, covariant=True)
@@ -120,27 +125,36 @@ def minibatch(
     )
 
 
-def grove(samples: Sequence[Sample], batch_tokens: int, *, threads: int = 1) -> Minibatch[Planted]:
+def grove(
+    samples: Sequence[Sample],
+    batch_tokens: int,
+    *,
+    threads: int = 1,
+    device: torch.device | None = None,
+    least: int | None = LEAST,
+) -> Minibatch[Planted]:
     """As `minibatch`, but what sequences of a part begin with in common is there once; those that share lie together.
 
     A part has about `batch_tokens` tokens at most. There are as many parts, of about one size, as keep 4 threads or
-    fewer equally busy, so that results are the same for each of these numbers.
+    fewer equally busy, so that results are the same for each of these numbers; on an accelerator, as few as can be.
+    device: where tensors go (default: a CPU). least: see `plant`.
     """
+    device = device or torch.device("cpu")
     carrying = _carrying(samples)
     # what comes last is nobody's past
     before = {place: samples[place].token_ids[: end - 1] for place, end in carrying.ends.items()}
     named = list(before)
     order = [named[place] for place in lexical([before[place] for place in named])]
-    shared = [common(before[a], before[b]) for a, b in itertools.pairwise(order)]
+    shared = [0 if least is None else common(before[a], before[b]) for a, b in itertools.pairwise(order)]
     shared = [0, *shared][: len(order)]
     done = np.cumsum([len(before[place]) - same for place, same in zip(order, shared, strict=True)])
-    together = max(threads, _TOGETHER)
+    together = max(threads, _TOGETHER if device.type == "cpu" else 1)
     total = int(done[-1]) if order else 0
     count = together * math.ceil(total / (batch_tokens * together))
     count = max(1, min(count, len(order), total // _SMALL))
     parts = [order[a:b] for a, b in zip(*_cuts(done, shared, count), strict=True) if a < b]
     return Minibatch(
-        parts=tuple(_planted(samples, places, before, carrying) for places in parts),
+        parts=tuple(_planted(samples, places, before, carrying, device, least) for places in parts),
         tokens=carrying.lengths.total(),
         outputs=len(carrying.lengths),
     )
@@ -191,11 +205,16 @@ def _padded(samples: Sequence[Sample], places: Sequence[int], carrying: _Carryin
 
 
 def _planted(
-    samples: Sequence[Sample], places: Sequence[int], before: dict[int, TokenIds], carrying: _Carrying
+    samples: Sequence[Sample],
+    places: Sequence[int],
+    before: dict[int, TokenIds],
+    carrying: _Carrying,
+    device: torch.device,
+    least: int | None,
 ) -> Planted:
-    forest, found = plant([before[place] for place in places])
+    forest, found = plant([before[place] for place in places], least=least)
     index = [lie[_at(samples[place], carrying.ends[place])] for place, lie in zip(places, found, strict=True)]
-    columns = _columns(samples, places, carrying, torch.device("cpu"))
+    columns = _columns(samples, places, carrying, device)
     return Planted(forest=forest, index=np.concatenate(index), **columns)
 
 

@@ -2,6 +2,9 @@
 
 Tokens lie in segments. A segment goes on where its parent ends; a token sees its own segment up to itself, and all of
 its ancestors. Computed on a forest, log-probabilities and gradients are those of the separate sequences.
+
+What grows out of a segment follows it, child after child: a token is seen by those from itself up to where its
+segment's descendants end, and by no other. So a first child lies right behind its parent.
 """
 
 from __future__ import annotations
@@ -16,18 +19,24 @@ import numpy.typing as npt
 from askesis.types import TokenIds
 
 Ints = npt.NDArray[np.int32]
-_LEAST = 8  # tokens that are worth a segment of their own to share
+LEAST = 8  # tokens that are worth a segment of their own to share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Forest:
-    """tokens, positions [count]; starts, lengths, parents [segments]: parents come before children, -1 is none."""
+    """tokens, positions [count]; starts, lengths, parents, ends, sharers [segments].
+
+    parents: come before their children, -1 is none. ends: where the last descendant's tokens end. sharers: how many
+    sequences go through a segment.
+    """
 
     tokens: Ints
     positions: Ints
     starts: Ints
     lengths: Ints
     parents: Ints
+    ends: Ints
+    sharers: Ints
 
 
 def lexical(sequences: Sequence[TokenIds]) -> list[int]:
@@ -42,38 +51,46 @@ def common(a: TokenIds, b: TokenIds) -> int:
     return int(different[0]) if len(different) else length
 
 
-def plant(sequences: Sequence[TokenIds]) -> tuple[Forest, list[Ints]]:
-    """A forest of non-empty sequences in `lexical` order; and of each, where its tokens lie [its length]."""
-    shared = [0, *(common(a, b) for a, b in itertools.pairwise(sequences))]
+def plant(sequences: Sequence[TokenIds], *, least: int | None = LEAST) -> tuple[Forest, list[Ints]]:
+    """A forest of non-empty sequences in `lexical` order; and of each, where its tokens lie [its length].
+
+    least: so many tokens at least are worth sharing; None shares nothing, and each sequence is a tree of its own.
+    """
+    shared = [0, *(0 if least is None else common(a, b) for a, b in itertools.pairwise(sequences))]
+    least = least or 1
     tokens: list[TokenIds] = []
     positions: list[Ints] = []
-    starts: list[int] = []
-    lengths: list[int] = []
-    parents: list[int] = []
+    columns: dict[str, list[int]] = {name: [] for name in ("starts", "lengths", "parents", "sharers")}
     places: list[list[Ints]] = [[] for _ in sequences]
     count = 0
-    open_ = [
-        (0, len(sequences), 0, -1)
-    ]  # sequences first..last - 1, whose first `depth` tokens end with segment `parent`
-    while open_:
+
+    def below(first: int, last: int, depth: int, parent: int) -> list[tuple[int, int, int, int]]:
+        """Those that share what comes next, the longest last: it is planted first, right behind its parent."""
+        cuts = [first, *(i for i in range(first + 1, last) if shared[i] < depth + least), last]
+        together = [*itertools.pairwise(cuts)]
+        together.sort(key=lambda pair: max(map(len, sequences[pair[0] : pair[1]])))
+        return [(begin, end, depth, parent) for begin, end in together]
+
+    open_ = below(0, len(sequences), 0, -1)
+    while open_:  # sequences first..last - 1 have more in common than the `depth` tokens that end with segment `parent`
         first, last, depth, parent = open_.pop()
-        cuts = [first, *(i for i in range(first + 1, last) if shared[i] < depth + _LEAST), last]
-        for begin, end in itertools.pairwise(cuts):
-            reach = len(sequences[begin]) if end - begin == 1 else min(shared[begin + 1 : end])
-            if reach == depth:
-                continue
-            tokens.append(sequences[begin][depth:reach].astype(np.int32, copy=False))
-            positions.append(np.arange(depth, reach, dtype=np.int32))
-            here = np.arange(count, count + reach - depth, dtype=np.int32)
-            for place in range(begin, end):
-                places[place].append(here)
-            starts.append(count)
-            lengths.append(reach - depth)
-            parents.append(parent)
-            count += reach - depth
-            if end - begin > 1:
-                open_.append((begin, end, reach, len(starts) - 1))
-    columns = {"starts": starts, "lengths": lengths, "parents": parents}
+        reach = len(sequences[first]) if last - first == 1 else min(shared[first + 1 : last])
+        if reach == depth:
+            continue
+        tokens.append(sequences[first][depth:reach].astype(np.int32, copy=False))
+        positions.append(np.arange(depth, reach, dtype=np.int32))
+        here = np.arange(count, count + reach - depth, dtype=np.int32)
+        for place in range(first, last):
+            places[place].append(here)
+        for name, value in zip(columns, (count, reach - depth, parent, last - first), strict=True):
+            columns[name].append(value)
+        count += reach - depth
+        if last - first > 1:
+            open_ += below(first, last, reach, len(columns["starts"]) - 1)
     arrays = {name: np.array(values, dtype=np.int32) for name, values in columns.items()}
-    forest = Forest(tokens=np.concatenate(tokens), positions=np.concatenate(positions), **arrays)
+    ends = arrays["starts"] + arrays["lengths"]
+    for segment in range(len(ends) - 1, 0, -1):
+        if (parent := arrays["parents"][segment]) >= 0:
+            ends[parent] = max(ends[parent], ends[segment])
+    forest = Forest(tokens=np.concatenate(tokens), positions=np.concatenate(positions), ends=ends, **arrays)
     return forest, [np.concatenate(parts) for parts in places]

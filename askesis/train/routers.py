@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from askesis.models import CausalLM, Experts, expert_counts, load_balancing_loss, router_logits
-from askesis.train.batches import Minibatch, Padded
+from askesis.train.batches import Minibatch, Part, Planted
+from askesis.train.scores import hidden_states
 
 T = TypeVar("T")
-Spread = Callable[[Callable[[Padded], T], Sequence[Padded]], Iterable[T]]
+Spread = Callable[[Callable[[Part], T], Sequence[Part]], Iterable[T]]
 """How the parts are worked on: `map`, or as many at a time as there are threads; results in the order of the parts."""
 
 
@@ -33,23 +34,39 @@ class Balance:
         """Whether there is anything to do."""
         return self._top_k > 0
 
-    def counts(self, batch: Minibatch[Padded], spread: Spread[Tensor]) -> Tensor | None:
+    def counts(self, batch: Minibatch[Part], spread: Spread[Tensor]) -> Tensor | None:
         """How often the minibatch chooses each expert [layers, experts]; None where a part will see for itself."""
         if not self.wanted or len(batch.parts) == 1:
             return None
         return torch.stack([*spread(self._count, batch.parts)]).sum(0)
 
-    def _count(self, part: Padded) -> Tensor:
+    def _count(self, part: Part) -> Tensor:
         with torch.no_grad(), router_logits() as scores:
-            self._model(part.tokens)
-        return expert_counts([layer[part.real] for layer in scores], self._top_k)
+            hidden_states(self._model, part)
+        return expert_counts(_real(scores, part), self._top_k, _visits(part))
 
     def loss(
-        self, scores: Sequence[Tensor], part: Padded, batch: Minibatch[Padded], counts: Tensor | None
+        self, scores: Sequence[Tensor], part: Part, batch: Minibatch[Part], counts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The part's share of the minibatch's loss, weighed, and as a figure: over all parts, 1 where all is even."""
-        real = [layer[part.real] for layer in scores]
-        tokens = sum(len(one.real) for one in batch.parts)
-        counts = expert_counts(real, self._top_k) if counts is None else counts
-        balance = load_balancing_loss(real, counts, tokens=tokens)
+        real, visits = _real(scores, part), _visits(part)
+        tokens = sum(int(_planted(one).visits.sum()) for one in batch.parts)
+        counts = expert_counts(real, self._top_k, visits) if counts is None else counts
+        balance = load_balancing_loss(real, counts, tokens=tokens, weights=visits)
         return self._weight * balance, balance.detach()
+
+
+def _planted(part: Part) -> Planted:
+    """Only our own models have experts that we see, and their parts are planted."""
+    assert isinstance(part, Planted)
+    return part
+
+
+def _real(scores: Sequence[Tensor], part: Part) -> list[Tensor]:
+    """Without padding."""
+    return [layer[: len(_planted(part).forest.tokens)] for layer in scores]
+
+
+def _visits(part: Part) -> Tensor:
+    """A token that several sequences share counts for each of them, as it would if they were apart."""
+    return torch.from_numpy(_planted(part).visits).to(part.targets.device)

@@ -17,16 +17,17 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from askesis.models import CausalLM, Qwen3, router_logits
 from askesis.models.native_code import no_compiler
-from askesis.train.batches import Minibatch, Padded, Part, Planted, deal, grove, minibatch
+from askesis.train.batches import Minibatch, Part, Planted, deal, grove, minibatch
+from askesis.train.forest import LEAST
 from askesis.train.losses import Loss, LossInputs, LossOutput
 from askesis.train.native import NativeModel, why_not
 from askesis.train.optimisers import Optimisers
 from askesis.train.routers import Balance
+from askesis.train.scores import token_logprobs
 from askesis.types import AskesisError, CheckpointError, Floats, Sample
 
 T = TypeVar("T")
@@ -50,8 +51,9 @@ class Trainer:
     threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
     backend: `auto` takes the C++ one where it can (dense, float32, on a CPU, a compiler), else torch. The C++ one
-    computes what sequences begin with in common once. It shares out parts, not products: where the model is so large
-    that more than two threads cannot have a gradient each (256 MiB together), `auto` takes torch.
+    shares out parts, not products: where the model is so large that more than two threads cannot have a gradient each
+    (256 MiB together), `auto` takes torch. Both compute what sequences of a part begin with in common once, from
+    `least` tokens on (None: never); only a model of transformers' gets padded rows of whole sequences.
     dtype: of the factors of products in the C++ one; bfloat16 needs a processor that multiplies it. Sums, norms,
     attention, weights and optimiser stay float32.
     """
@@ -71,11 +73,13 @@ class Trainer:
         threads: int = 1,
         backend: Backend = "auto",
         dtype: Type = "float32",
+        least: int | None = LEAST,
         seed: int = 0,
     ) -> None:
         self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
         self._minibatches, self._batch_tokens, self._grad_clip = minibatches, batch_tokens, grad_clip
-        self._horizon, self._seed, self._steps = horizon, seed, 0
+        self._horizon, self._seed, self._steps, self._least = horizon, seed, 0, least
+        self._planted = all(isinstance(one, Qwen3) for one in (model, teacher) if one is not None)
         self._balance = Balance(model, router_aux)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
@@ -132,9 +136,9 @@ class Trainer:
         return means | {name: value / tokens for name, value in figures.items()} | {"logprob_gap": max(gaps)} | counts
 
     def _parts(self, samples: Sequence[Sample]) -> Minibatch[Part]:
-        if self._native is None:
+        if not self._planted:
             return minibatch(samples, self._batch_tokens, self._device, threads=self._threads)
-        batch = grove(samples, self._batch_tokens, threads=self._threads)
+        batch = grove(samples, self._batch_tokens, threads=self._threads, device=self._device, least=self._least)
         length = max((int(part.forest.positions.max()) + 1 for part in batch.parts), default=0)
         for model in (self._native, self._native_teacher):
             if model is not None:
@@ -146,9 +150,8 @@ class Trainer:
         sums: defaultdict[str, float] = defaultdict(float)
         total: list[Tensor] = []
         if self._native is None:
-            padded = cast(Minibatch[Padded], batch)
-            counts = self._balance.counts(padded, self._side_by_side)
-            found = self._side_by_side(functools.partial(self._part_gradient, padded, counts), padded.parts)
+            counts = self._balance.counts(batch, self._side_by_side)
+            found = self._side_by_side(functools.partial(self._part_gradient, batch, counts), batch.parts)
         else:
             planted = cast(Minibatch[Planted], batch)
             work = functools.partial(self._native_gradient, self._native, planted)
@@ -172,7 +175,7 @@ class Trainer:
             parameter.grad = gradient
         return sums
 
-    def _part_gradient(self, batch: Minibatch[Padded], counts: Tensor | None, part: Padded) -> _Found:
+    def _part_gradient(self, batch: Minibatch[Part], counts: Tensor | None, part: Part) -> _Found:
         with router_logits() as scores:
             current = token_logprobs(self.model, part)
         teacher = None
@@ -227,11 +230,10 @@ class Trainer:
         """What the weights say now of each sample's tokens [n]; 0 where a token carries no loss."""
 
         def look(part: Part) -> tuple[Part, Tensor]:
-            if isinstance(part, Planted):
-                assert self._native is not None
-                return part, self._native.logprobs(part)
+            if self._native is not None:
+                return part, self._native.logprobs(cast(Planted, part))
             with torch.no_grad():
-                return part, token_logprobs(self.model, cast(Padded, part))
+                return part, token_logprobs(self.model, part)
 
         found = [np.zeros(len(sample), dtype=np.float32) for sample in samples]
         for part, values in self._side_by_side(look, self._parts(samples).parts):
@@ -263,15 +265,6 @@ class Trainer:
             raise CheckpointError(
                 f"cannot take over the trainer's state from {folder / _STATE}: {type(error).__name__}: {error}"
             ) from error
-
-
-def token_logprobs(model: CausalLM, part: Padded) -> Tensor:
-    """Log-probabilities [n] float32 of the part's targets, at the temperature they were sampled at."""
-    hidden = model(part.tokens).flatten(0, 1)[part.index]
-    scores = model.logits(hidden).float()
-    if bool((part.temperature != 1.0).any()):
-        scores = scores / part.temperature[:, None].clamp(min=1e-6)
-    return -F.cross_entropy(scores, part.targets, reduction="none")
 
 
 def _native(model: CausalLM, teacher: CausalLM | None, wanted: Backend, dtype: Type) -> NativeModel | None:

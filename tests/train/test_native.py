@@ -1,6 +1,5 @@
 """Gradients in C++ beside torch's: odd sizes, shared beginnings, temperatures, threads."""
 
-import copy
 import functools
 from pathlib import Path
 
@@ -94,17 +93,6 @@ def test_gradients_are_those_of_torch(size):
     native, plain = (trainer(model, backend=name).logprobs(samples) for name in ("native", "torch"))
     for a, b in zip(native, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([12, 40, 130]), st.sampled_from([30, 300, 10**6]))
-def test_what_is_shared_is_learned_as_if_it_were_not(seed, count, longest, batch_tokens):
-    model = small_model(seed)
-    samples = families(seed, count, longest, temperatures=(1.0, 1.2))
-    got, _ = gradient(model, samples, backend="native", batch_tokens=batch_tokens)
-    want, _ = gradient(copy.deepcopy(model).double(), samples, backend="torch", batch_tokens=1)
-    plain, _ = gradient(model, samples, backend="torch", batch_tokens=1)
-    close(got, want, rounding=errors(plain, want))
 
 
 @settings(max_examples=60, deadline=None)

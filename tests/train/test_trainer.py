@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train_doubles import VOCAB, sample, small_mixture, small_model
+from train_doubles import VOCAB, sample, separate, small_mixture, small_model
 
 from askesis.inference import EmbeddedEngine
 from askesis.train import POLICY_LOSSES, Optimisers, Trainer, deal, minibatch, supervised
@@ -52,7 +52,7 @@ def test_how_samples_are_batched_changes_nothing(seed, name):
     model = small_model()
     samples = some_samples(seed)
     loss = functools.partial(POLICY_LOSSES[name], low=0.2, high=0.28, kl=0.0)
-    alone = gradient_of(model, samples, loss=loss, batch_tokens=1)
+    alone, _ = separate(model, samples, loss)
     for settings_ in ({"batch_tokens": 64}, {"batch_tokens": 10**6}, {"batch_tokens": 64, "threads": 2}):
         for got, want in zip(gradient_of(model, samples, loss=loss, **settings_), alone, strict=True):
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-3)
@@ -62,13 +62,13 @@ def test_how_samples_are_batched_changes_nothing(seed, name):
 def test_experts_are_balanced_over_the_whole_minibatch(threads):
     """However it is split: the same figure, worked out by hand from the routers' scores, and the same gradient."""
     model = small_mixture()
-    samples = some_samples()
+    samples = some_samples(groups=12)
     seen = []
     for layer in model.model.layers:
         layer.mlp.gate.register_forward_hook(lambda _, __, scores: seen.append(scores.detach()))
     terms = []
-    for one in samples:  # without padding, and up to the last token that carries loss
-        end = int(np.flatnonzero(one.mask)[-1]) + 1
+    for one in samples:  # without padding, and before the last token that carries loss
+        end = int(np.flatnonzero(one.mask)[-1])
         model(torch.as_tensor(one.token_ids[:end].astype(np.int64))[None])
     for layer in range(2):
         probabilities = torch.cat(seen[layer::2]).softmax(-1)

@@ -1,8 +1,10 @@
 """Samples and a small model for the trainer's tests."""
 
 import numpy as np
+import torch
 
 from askesis.models import ModelConfig, build
+from askesis.train import LossInputs, minibatch, token_logprobs
 from askesis.types import Sample, ids
 
 VOCAB = 61
@@ -47,3 +49,19 @@ def sample(rng, length, *, trace="", group="", advantage=None, share=0.5, temper
         group=group,
         temperature=temperature,
     )
+
+
+def separate(model, samples, loss):
+    """Gradient and loss of a step, each sequence in a row of its own: nothing packed, nothing shared."""
+    batch = minibatch(samples, 4096, torch.device("cpu"))
+    total, value = [torch.zeros_like(parameter) for parameter in model.parameters()], 0.0
+    for part in batch.parts:
+        current = token_logprobs(model, part)
+        columns = {name: getattr(part, name) for name in ("sampler", "advantages", "lengths")}
+        shared = {"tokens": batch.tokens, "outputs": batch.outputs, "horizon": 1024}
+        output = loss(LossInputs(current=current, proximal=part.sampler, **columns, **shared))
+        gradients = torch.autograd.grad(output.loss, list(model.parameters()), materialize_grads=True)
+        for sum_, one in zip(total, gradients, strict=True):
+            sum_ += one
+        value += float(output.loss.detach())
+    return total, value

@@ -1,0 +1,350 @@
+"""Training on trees beside the two other ways to train on the same episodes: a sample a turn, and merged turns.
+
+A group of 8 episodes begins with one prompt. `turns`: each turn says something and sees an answer, and what later turns
+see only grows. `branches`: a user speaks every 4 turns, and what was thought before is left out from then on, as
+Qwen3's template does it, so that an episode is a tree of as many branches. Each sampled token carries loss once.
+
+- a sample a turn: each turn with all that comes before it, loss on the turn alone;
+- merged turns: a sample a branch, which for `turns` is a sample an episode;
+- tree: what our loop makes of the traces, shared tokens once.
+
+The rivals run through the same code with sharing switched off: packed without padding in C++ and in torch, and in rows,
+padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. A figure is the best of
+these. Gradients of the whole step are compared in the same run, each way with the tree, in float32. forward: the
+log-probabilities alone; seconds: a whole step, planning included, the optimiser left out.
+
+Options: `turns` (8,32,128), `repeats` (3; at 128 turns 1), `threads` (all cores), `backends` (native,torch), `kinds`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from askesis.loop.samples import trace_samples
+from askesis.models import ModelConfig, build
+from askesis.train import POLICY_LOSSES, Minibatch, Optimisers, Trainer, grove, minibatch
+from askesis.types import Message, Node, Outcome, Sample, Task, Text, Timing, Trace, ids
+from bench.result import Options, Result
+
+GROUP, PROMPT, PART, EVERY = 8, 128, 12, 4  # episodes; tokens of the prompt and of each message; turns a user message
+VOCABULARY = 796
+BATCHES = (2048, 8192)
+GOAL, AT, BOUND = 7.0, 32, 1e-4
+RIVALS = ("a sample a turn", "merged turns")
+LONG = 128  # turns at which each is measured once, the rivals in the form that was best at fewer
+SHAPE = ModelConfig(  # of askesis-tiny
+    vocab_size=VOCABULARY,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    intermediate_size=512,
+    tie_word_embeddings=True,
+    max_position_embeddings=8192,
+    rope_theta=10_000.0,
+)
+
+
+# -- episodes ------------------------------------------------------------------------------------------------------
+
+
+def _node(rng: np.random.Generator, parent: int, size: int, *, sampled: bool = False) -> Node:
+    return Node(
+        parent=parent,
+        message=Message(role="assistant" if sampled else "user", parts=(Text(text="."),)),
+        sampled=sampled,
+        token_ids=ids(rng.integers(0, VOCABULARY, size)),
+        mask=np.full(size, sampled),
+        logprobs=np.full(size, -6.0 if sampled else 0.0, dtype=np.float32),
+        policy_versions=np.zeros(size, dtype=np.int32),
+    )
+
+
+def _straight(rng: np.random.Generator, prompt: Node, turns: int) -> list[Node]:
+    nodes = [prompt]
+    for _ in range(turns):
+        nodes.append(_node(rng, len(nodes) - 1, PART, sampled=True))
+        nodes.append(_node(rng, len(nodes) - 1, PART))
+    return nodes
+
+
+def _branching(rng: np.random.Generator, prompt: Node, turns: int) -> list[Node]:
+    """Within `EVERY` turns thoughts stay; the next user message comes after the same words without them."""
+    nodes, trunk = [prompt], 0
+    for _ in range(0, turns, EVERY):
+        nodes.append(_node(rng, trunk, PART))
+        trunk = at = len(nodes) - 1
+        kept: list[Node] = []
+        for _ in range(EVERY):
+            nodes.append(_node(rng, at, 2 * PART, sampled=True))  # a thought, and what is said
+            said = nodes[-1]
+            nodes.append(_node(rng, len(nodes) - 1, PART))
+            at = len(nodes) - 1
+            kept += [_view(said, PART), nodes[at]]
+        for node in kept:
+            nodes.append(replace(node, parent=trunk))
+            trunk = len(nodes) - 1
+    return nodes
+
+
+def _view(node: Node, tokens: int) -> Node:
+    """Its last tokens, as something that is seen."""
+    bare = {"mask": np.zeros(tokens, dtype=bool), "logprobs": np.zeros(tokens, dtype=np.float32)}
+    cut = {"token_ids": node.token_ids[-tokens:], "policy_versions": node.policy_versions[-tokens:]}
+    return replace(node, sampled=False, **bare, **cut)
+
+
+KINDS = {"turns": _straight, "branches": _branching}
+
+
+def group(kind: str, turns: int) -> list[Trace]:
+    """A group of episodes after one prompt."""
+    rng = np.random.default_rng(turns)
+    prompt = _node(rng, -1, PROMPT)
+    return [
+        Trace(
+            id=str(number),
+            task=Task(env="bench", prompt="."),
+            harness="none",
+            nodes=tuple(KINDS[kind](rng, prompt, turns)),
+            rewards=(),
+            outcome=Outcome(by="policy", reason="submitted"),
+            timing=Timing(),
+        )
+        for number in range(GROUP)
+    ]
+
+
+def merged(traces: Sequence[Trace]) -> list[Sample]:
+    """A sample a branch that anything was sampled in."""
+    rng = np.random.default_rng(0)
+    return [one for trace in traces for one in trace_samples(trace, float(rng.normal()), group="0")]
+
+
+def by_turn(traces: Sequence[Trace]) -> list[Sample]:
+    """A sample for each sampled message: the message, after all that the model saw before it."""
+    return [cut for sample in merged(traces) for cut in _turns(sample)]
+
+
+def _turns(sample: Sample) -> list[Sample]:
+    edges = np.flatnonzero(np.diff(sample.mask.astype(np.int8), prepend=0, append=0))
+    found = []
+    for first, last in edges.reshape(-1, 2):
+        mask = np.zeros(last, dtype=bool)
+        mask[first:] = True
+        columns = {"token_ids": sample.token_ids[:last], "policy_versions": sample.policy_versions[:last]}
+        columns |= {name: np.where(mask, getattr(sample, name)[:last], 0) for name in ("logprobs", "advantages")}
+        found.append(replace(sample, mask=mask, **{k: v.astype(getattr(sample, k).dtype) for k, v in columns.items()}))
+    return found
+
+
+# -- ways ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a way is computed."""
+
+    backend: str
+    batch_tokens: int
+    shared: bool = False
+    rows: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        kind = "tree" if self.shared else "rows" if self.rows else "packed"
+        return f"{self.backend} {kind} {self.batch_tokens}"
+
+
+class Rows(Trainer):
+    """Torch's backend as it is for models that take no attention from outside: padded rows."""
+
+    def _parts(self, samples: Sequence[Sample]) -> Minibatch[Any]:
+        return minibatch(samples, self._batch_tokens, self._device, threads=self._threads)
+
+
+class Way:
+    """One way and form, ready to be measured again and again."""
+
+    def __init__(self, form: Form, samples: Sequence[Sample], threads: int) -> None:
+        self.form, self.samples = form, samples
+        self.model = build(SHAPE)
+        self.model.initialise(0, 0.05)
+        made: dict[str, Any] = {
+            "loss": functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.0),
+            "optimisers": Optimisers(self.model, kind="adamw", lr=1e-4, muon_lr=1e-3),
+            "batch_tokens": form.batch_tokens,
+            "grad_clip": 0.0,
+            "threads": threads,
+            "backend": form.backend,
+        }
+        self.trainer = (Rows if form.rows else Trainer)(self.model, least=8 if form.shared else None, **made)
+        self.trainer.optimisers.step = lambda progress: 1.0  # type: ignore[method-assign]
+
+    def measure(self) -> dict[str, float]:
+        """Seconds of a forward pass and of a whole step."""
+        started = time.perf_counter()
+        self.trainer.logprobs(self.samples)
+        between = time.perf_counter()
+        self.trainer.step(self.samples)
+        return {"forward_s": between - started, "seconds": time.perf_counter() - between}
+
+    def gradient(self) -> torch.Tensor:
+        """Of the step that was measured last, all parameters one after the other."""
+        return torch.cat(
+            [parameter.grad.flatten() for parameter in self.model.parameters() if parameter.grad is not None]
+        )
+
+    def tokens(self) -> int:
+        """That go through the model in a step, padding too."""
+        if self.form.rows:
+            return sum(part.tokens.numel() for part in minibatch(self.samples, self.form.batch_tokens, _CPU).parts)
+        least = 8 if self.form.shared else None
+        return sum(len(p.forest.tokens) for p in grove(self.samples, self.form.batch_tokens, least=least).parts)
+
+
+_CPU = torch.device("cpu")
+
+
+def forms(way: str, backend: str) -> list[Form]:
+    """All that a way may have on a backend."""
+    found = [Form(backend=backend, batch_tokens=size, shared=way == "tree") for size in BATCHES]
+    if way != "tree" and backend == "torch":
+        found += [replace(form, rows=True) for form in found]
+    return found
+
+
+def run(options: Options) -> Result:
+    """The benchmark; see the module's text."""
+    threads = options.number("threads", len(os.sched_getaffinity(0)))
+    lengths = [int(turns) for turns in options.values.get("turns", f"8,{AT},{LONG}").split(",")]
+    backends = options.values.get("backends", "native,torch").split(",")
+    kinds = options.values.get("kinds", ",".join(KINDS)).split(",")
+    found: dict[str, dict[str, float]] = {"tree": {}, **{name: {} for name in RIVALS}}
+    spread: dict[str, dict[str, list[float]]] = {name: {} for name in found}
+    notes: list[str] = []
+    errors: list[float] = []
+    favourites: dict[tuple[str, str, str], Form] = {}
+    for turns in sorted(lengths):
+        repeats = 1 if turns >= LONG else options.number("repeats", 3)
+        for kind in kinds:
+            traces = group(kind, turns)
+            samples = {"tree": merged(traces), "merged turns": merged(traces), "a sample a turn": by_turn(traces)}
+            for backend in backends:
+                ways: dict[str, Way] = {}
+                for way, given in samples.items():
+                    ways[way] = _best(way, kind, backend, given, threads, favourites, long=turns >= LONG)
+                taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+                for _ in range(repeats):
+                    for way, one in ways.items():
+                        taken[way].append(one.measure())
+                key = f"{kind}_{turns}_{backend}"
+                for way, one in ways.items():
+                    for figure in ("seconds", "forward_s"):
+                        values = [measured[figure] for measured in taken[way]]
+                        found[way][f"{key}_{figure}"] = round(statistics.median(values), 4)
+                        spread[way][f"{key}_{figure}"] = [round(min(values), 4), round(max(values), 4)]
+                    found[way][f"{key}_tokens"] = one.tokens()
+                    if way != "tree":
+                        errors.append(_apart(ways["tree"].gradient(), one.gradient()))
+                line = ", ".join(f"{w} {found[w][f'{key}_seconds']:.2f} s ({ways[w].form.name})" for w in ways)
+                print(f"{key}: {line}; gradients {errors[-2]:.1e}, {errors[-1]:.1e} apart", file=sys.stderr, flush=True)
+    ratios = _ratios(found)
+    headline = min((r["a sample a turn"] for key, r in ratios.items() if f"_{AT}_" in key), default=0.0)
+    slowest, most = (f(r["merged turns"] for r in ratios.values()) for f in (min, max))
+    notes.append(f"gradients: at most {max(errors):.1e} apart, as a share of their norm; goal {BOUND:g}")
+    notes.append(f"merged turns take {slowest:.2f} to {most:.2f} x as long as trees")
+    notes.append(
+        f"{threads} threads; groups of {GROUP}, prompt {PROMPT} tokens, messages {PART}; parts of {BATCHES} tokens"
+    )
+    met = headline >= GOAL and slowest >= 1.0 and max(errors) <= BOUND
+    return Result(
+        name="tree",
+        command="python -m bench tree",
+        goal=f"at {AT} turns at least {GOAL:g} x faster than a sample a turn, and never slower than merged turns",
+        ours=found["tree"] | {"gradient_error": max(errors)},
+        peers={name: found[name] for name in RIVALS},
+        spread=spread,
+        ratio=round(headline, 3),
+        met=met,
+        notes=notes,
+    )
+
+
+def _best(
+    way: str,
+    kind: str,
+    backend: str,
+    samples: Sequence[Sample],
+    threads: int,
+    favourites: dict[tuple[str, str, str], Form],
+    *,
+    long: bool,
+) -> Way:
+    """The form that is fastest, each tried once after it is warm; where it takes long, what was so for fewer turns."""
+    chosen = favourites.get((way, kind, backend)) if long else None
+    tried = []
+    for form in [chosen] if chosen else forms(way, backend):
+        one = Way(form, samples, threads)
+        if not long:
+            one.measure()
+        tried.append((one.measure()["seconds"] if not chosen else 0.0, one))
+    best = min(tried, key=lambda pair: pair[0])[1]
+    favourites[way, kind, backend] = best.form
+    return best
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).double().norm() / b.double().norm())
+
+
+def _ratios(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """By kind, turns and backend: how many times as long as a tree each rival takes."""
+    keys = [name.removesuffix("_seconds") for name in found["tree"] if name.endswith("_seconds")]
+    return {
+        key: {way: found[way][f"{key}_seconds"] / found["tree"][f"{key}_seconds"] for way in RIVALS} for key in keys
+    }
+
+
+# -- pages ---------------------------------------------------------------------------------------------------------
+
+
+def table(kept: Mapping[str, Any]) -> str:
+    """The page's table."""
+    found = {"tree": kept["ours"], **kept["peers"]}
+    lines = [
+        "| episodes | backend | tokens: a sample a turn | merged | tree "
+        "| seconds: a sample a turn | merged | tree | x a turn | x merged |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key, ratios in _ratios(found).items():
+        kind, turns, backend = key.split("_")
+        ways = ("a sample a turn", "merged turns", "tree")
+        tokens = " | ".join(f"{found[way][f'{key}_tokens']:,.0f}" for way in ways)
+        seconds = " | ".join(f"{found[way][f'{key}_seconds']:.2f}" for way in ways)
+        times = f"{ratios['a sample a turn']:.1f} | {ratios['merged turns']:.2f}"
+        what = f"{turns} turns" + (", branches" if kind == "branches" else "")
+        lines.append(f"| {what} | {backend} | {tokens} | {seconds} | {times} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in kept["notes"])])
+
+
+def row(kept: Mapping[str, Any]) -> str:
+    """One line."""
+    goal = "met" if kept["met"] else "not met"
+    return (
+        f"- **Training on trees**: at {AT} turns {kept['ratio']:.1f} x faster than a sample a turn, with the same "
+        f"gradients ({kept['ours']['gradient_error']:.0e} apart); goal {GOAL:g}, and never slower than merged turns: "
+        f"{goal}. `{kept['command']}`"
+    )
