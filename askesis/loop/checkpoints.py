@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import re
 import shutil
@@ -118,7 +119,20 @@ def save_model(folder: Path, model: Qwen3, renderer: ChatRenderer) -> None:
 def write_checkpoint(
     run: RunFolder, position: Position, *, model: Qwen3, renderer: ChatRenderer, trainer: Resumable
 ) -> str:
-    """Write `checkpoints/step-N` and return its name. It is whole on disk when this returns."""
+    """Write `checkpoints/step-N` and return its name. It is whole on disk when this returns.
+
+    What the disk refuses is tried once more, from nothing. Raises `OSError` where it refuses that too.
+    """
+    try:
+        return _write_checkpoint(run, position, model=model, renderer=renderer, trainer=trainer)
+    except OSError as error:
+        logging.getLogger("askesis.loop").warning("a checkpoint could not be written, and is written again: %s", error)
+        return _write_checkpoint(run, position, model=model, renderer=renderer, trainer=trainer)
+
+
+def _write_checkpoint(
+    run: RunFolder, position: Position, *, model: Qwen3, renderer: ChatRenderer, trainer: Resumable
+) -> str:
     name = f"step-{position.step}"
     scratch, final = run.checkpoints / f".{name}", run.checkpoints / name
     shutil.rmtree(scratch, ignore_errors=True)

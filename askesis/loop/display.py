@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -106,7 +107,8 @@ class Display:
         self.close_live()
         log, self._log = self._log, None
         if log is not None:
-            log.close()
+            with suppress(OSError):
+                log.close()
 
     def _draw(self, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -122,8 +124,9 @@ class Display:
 
     def _keep(self, text: str) -> None:
         if self._log is not None:
-            self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-            self._log.flush()
+            with suppress(OSError):  # for want of a line in the log no run ends
+                self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+                self._log.flush()
 
 
 def step_lines(record: StepRecord, left: str) -> tuple[str, str]:

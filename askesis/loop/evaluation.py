@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from askesis.loop.reception import reception_of
 from askesis.loop.results import Evaluation, Row
 from askesis.loop.stream import derived_seed, tasks_of
-from askesis.rollout import Costs, EpisodeSpec, Progress, Roller, Speakers, TraceSink, by_mode, hybrid, metric
+from askesis.rollout import (
+    Costs,
+    EpisodeOptions,
+    EpisodeSpec,
+    Progress,
+    Roller,
+    Speakers,
+    TraceSink,
+    by_mode,
+    hybrid,
+    metric,
+)
 from askesis.types import Agent, Engine, Env, EnvError, Renderer, Task, Thinking, Trace
 
 
@@ -39,13 +50,17 @@ class Exam:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examiner:
-    """With what episodes are played. store: keeps their traces, under `eval:<name>` (`eval:<name>:greedy`)."""
+    """With what episodes are played. options: time-outs.
+
+    store: keeps their traces, under `eval:<name>` (`eval:<name>:greedy`).
+    """
 
     renderer: Renderer
     env: Env
     agent: Agent
     costs: Costs
     concurrency: int = 256
+    options: EpisodeOptions | None = None
     store: TraceSink | None = None
     on_progress: Callable[[Progress], None] | None = None
 
@@ -99,6 +114,7 @@ class Examiner:
             self.agent,
             temperature=temperature,
             concurrency=self.concurrency,
+            options=self.options,
             costs=self.costs,
             store=self.store,
             reception=reception_of(self.agent, self.renderer),

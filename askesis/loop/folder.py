@@ -9,6 +9,7 @@ runs/<id>/tensorboard/     scalars
 runs/<id>/log              what was printed, with times
 runs/<id>/metrics.jsonl    one object a step
 runs/<id>/findings.jsonl   what monitors found in traces of training, one object each
+runs/<id>/faults.jsonl     faults of the machinery that were put in on purpose, where the recipe asks for them
 runs/<id>/evaluations/     one object each
 runs/<id>/result.json      what came out
 runs/<id>/report.html      the same, to look at
@@ -91,6 +92,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a step; steps of an abandoned lineage are written again after it."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def faults(self) -> Path:
+        """What was put in on purpose."""
+        return self.path / "faults.jsonl"
 
     @property
     def evaluations(self) -> Path:

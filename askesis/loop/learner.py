@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from askesis.loop.prepared import Prepared
 from askesis.loop.stream import derived_seed
 from askesis.train import ADVANTAGES, POLICY_LOSSES, Loss, Optimisers, Trainer, supervised
-from askesis.types import Sample
+from askesis.types import AskesisError, Sample, StallError, TrainerError
+
+_log = logging.getLogger("askesis.loop")
 
 
 class Learner:
@@ -18,6 +23,7 @@ class Learner:
 
     def __init__(self, prepared: Prepared) -> None:
         recipe, model = prepared.recipe, prepared.model
+        self._parameters = list(model.parameters())
         settings = recipe.train
         optimisers = Optimisers(
             model,
@@ -56,9 +62,47 @@ class Learner:
         )
 
     def step(self, samples: Sequence[Sample], *, progress: float) -> Mapping[str, float]:
-        """Learn from a step's samples; as `Trainer.step`. Nothing sampled demonstrations, so nothing can be apart."""
-        figures = self._trainer.step(samples, progress=progress)
+        """Learn from a step's samples; as `Trainer.step`. Nothing sampled demonstrations, so nothing can be apart.
+
+        A step that fails before it has changed a weight is done once more. Raises `TrainerError` where it fails again,
+        fails after that, or makes weights that are no numbers: none of it is committed.
+        """
+        before = self._mutations()
+        try:
+            figures = self._once(samples, progress=progress)
+        except Exception as error:
+            if isinstance(error, AskesisError) and not isinstance(error, StallError):
+                raise
+            self._demand_unchanged(before, error)
+            _log.warning("a step of the trainer failed before it had changed anything, and is repeated: %r", error)
+            try:
+                figures = self._once(samples, progress=progress)
+            except Exception as again:
+                raise TrainerError(f"a step of the trainer failed, and failed again: {_told(again)}") from again
+        self._demand_numbers()
         return figures if self._reinforced else {key: figures[key] for key in figures if key != "logprob_gap"}
+
+    def _once(self, samples: Sequence[Sample], *, progress: float) -> Mapping[str, float]:
+        return self._trainer.step(samples, progress=progress)
+
+    def _mutations(self) -> int:
+        """Grows with every change of the weights."""
+        return sum(parameter._version for parameter in self._parameters)
+
+    def _demand_unchanged(self, before: int, error: Exception) -> None:
+        if self._mutations() != before:
+            raise TrainerError(
+                f"a step of the trainer failed when it had changed the weights already: {_told(error)}. It cannot be "
+                "repeated; go on from the last checkpoint with `askesis train --resume`"
+            ) from error
+
+    def _demand_numbers(self) -> None:
+        norms = torch._foreach_norm([parameter.detach() for parameter in self._parameters])
+        if not bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all()):
+            raise TrainerError(
+                "a step of the trainer made weights that are not finite numbers. The step is not committed; go on from "
+                "the last checkpoint with `askesis train --resume`, perhaps with a lower rate"
+            )
 
     def save(self, folder: Path) -> None:
         """As `Trainer.save`."""
@@ -67,3 +111,7 @@ class Learner:
     def load(self, folder: Path) -> None:
         """As `Trainer.load`."""
         self._trainer.load(folder)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

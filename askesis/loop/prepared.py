@@ -16,21 +16,23 @@ from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
 from askesis.inference import EmbeddedEngine
 from askesis.loop import checkpoints
+from askesis.loop.faults import FaultPlan, FaultyEngine
 from askesis.loop.fresh import fresh_model, learn_tokenizer
 from askesis.loop.reception import reception_of
 from askesis.loop.recipe import Recipe
 from askesis.loop.source import demonstrate
 from askesis.loop.threads import physical_cores
 from askesis.models import ModelConfig, Qwen3, load_checkpoint
-from askesis.rollout import Costs, Reception
-from askesis.types import Agent, Env, EnvError
+from askesis.rollout import Costs, EpisodeOptions, Reception
+from askesis.types import Agent, Engine, Env, EnvError
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """What a recipe names, made. source: the folder the model came from, None for a fresh one."""
+    """What a recipe names, made. source: the folder the model came from, None for a fresh one. faults: those that are
+    put into the engine."""
 
     recipe: Recipe
     env: Env
@@ -39,21 +41,34 @@ class Prepared:
     renderer: ChatRenderer
     source: Path | None
     threads: int
+    faults: FaultPlan | None = None
 
     @property
     def config(self) -> ModelConfig:
         """The model's dimensions."""
         return self.model.config
 
-    def engine(self) -> EmbeddedEngine:
+    def engine(self) -> Engine:
         """An engine on the model's own weights."""
         rollout = self.recipe.rollout
-        return EmbeddedEngine(
+        engine = EmbeddedEngine(
             self.model,
             slots=rollout.slots,
             context_length=rollout.context_length,
             compile=rollout.compile,
             dtype=None if rollout.dtype == "float32" else rollout.dtype,
+        )
+        return engine if self.faults is None else FaultyEngine(engine, self.faults)
+
+    def options(self, *, temperature: float) -> EpisodeOptions:
+        """How episodes are sampled, and when the machinery counts as hanging."""
+        times = self.recipe.rollout.timeouts
+        return EpisodeOptions(
+            temperature=temperature,
+            setup_s=times.setup_s,
+            engine_s=times.engine_s,
+            verify_s=times.verify_s,
+            close_s=times.close_s,
         )
 
     @property

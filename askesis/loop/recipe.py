@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Kind = Literal["rl", "sft"]
+FaultKind = Literal["fail", "hang", "slow", "lie"]
+Site = Literal[
+    "environment", "tool", "sandbox", "verifier", "engine", "weights", "trainer", "store", "checkpoint", "node"
+]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -47,6 +51,10 @@ class Run(Section):
     """Threads for torch; unset: the physical cores that this process may use."""
     out: str = "runs"
     """The folder in which each run makes its own."""
+    stall_s: Amount = 3600.0
+    """Seconds that one call (of the trainer, a write to disk, a tool that does not wait asynchronously) may keep
+    everything else waiting before it counts as hanging: an episode is played again, a step or a write ends the run.
+    0: no bound. What stands still for five minutes is named in any case."""
 
 
 class Init(Section):
@@ -162,6 +170,21 @@ class LimitOverrides(Section):
     """Seconds of one tool call."""
 
 
+class Timeouts(Section):
+    """Seconds after which a part of an episode counts as failed: infrastructure, and played again."""
+
+    setup_s: Rate = 60.0
+    """Setting up an episode."""
+    engine_s: Rate = 600.0
+    """One turn of the engine, waiting included."""
+    verify_s: Rate = 60.0
+    """A verdict; an environment that says it takes longer is given that."""
+    close_s: Rate = 10.0
+    """Closing an episode; what does not end then is left behind."""
+    update_s: Rate = 600.0
+    """Handing new weights to the engine; tried three times, then the run ends."""
+
+
 BOTH_MODES = (Mode(thinking=True, share=0.5), Mode(thinking=False, share=0.5))
 
 
@@ -193,6 +216,8 @@ class Rollout(Section):
     """Tasks asked of the environment at a time; unset: 16 steps' worth."""
     limits: LimitOverrides = LimitOverrides()
     """Bounds of an episode."""
+    timeouts: Timeouts = Timeouts()
+    """When the machinery counts as hanging."""
 
 
 class RewardSettings(Section):
@@ -292,6 +317,32 @@ class MonitorSettings(Section):
     """Kinds of tampering that are the task's own business, as `findings.jsonl` names them."""
 
 
+class InjectedFault(Section):
+    """A fault of the machinery that is put in on purpose."""
+
+    site: Site
+    """What goes wrong."""
+    kind: FaultKind
+    """How."""
+    rate: Share = 0.0
+    """Probability that a call of the site meets it."""
+    at: Annotated[tuple[Positive, ...], Strict(False)] = ()
+    """Calls of the site, counted from 1, that meet it in any case."""
+    slow_s: Amount = 1.0
+    """Mean of a slow call's extra seconds."""
+    most: Natural | None = None
+    """How often it is put in; unset: no bound."""
+
+
+class FaultSettings(Section):
+    """Faults of the machinery, put in to see what becomes of them: for tests of a set-up, never for training."""
+
+    seed: Natural = 0
+    """Decides which calls are hit."""
+    inject: Annotated[tuple[InjectedFault, ...], Strict(False)] = ()
+    """Faults; empty: none."""
+
+
 class LogSettings(Section):
     """What is written along the way."""
 
@@ -372,6 +423,8 @@ class Recipe(Section):
     """What watches the traces of training."""
     log: LogSettings = LogSettings()
     """What is written along the way."""
+    faults: FaultSettings = FaultSettings()
+    """Faults of the machinery, put in on purpose; `docs/faults.md`."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Recipe:

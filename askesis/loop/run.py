@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from askesis.loop.alarms import GAP_BAND, ROUNDED_BAND, Alarms
 from askesis.loop.checkpoints import PACKAGED, Position, load_trainer, prune, read_position, written
 from askesis.loop.display import Display, duration
+from askesis.loop.faults import FaultPlan
+from askesis.loop.faults.keeping import faulty_writes, inject, learner_of
 from askesis.loop.folder import RunFolder, find_run, write_whole
 from askesis.loop.gate import Gate, open_gate
 from askesis.loop.learner import Learner
@@ -22,11 +26,13 @@ from askesis.loop.recipe import Recipe
 from askesis.loop.report import write_report
 from askesis.loop.results import Evaluation, RunResult, StepRecord, from_plain, read_evaluations
 from askesis.loop.training import Training
+from askesis.loop.watchdog import Watchdog
 from askesis.models import fingerprint
 from askesis.rollout import Step, TraceStore
-from askesis.types import CheckpointError, ConfigError
+from askesis.types import CheckpointError, ConfigError, StoreError
 
-_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "eval.", "checkpoint.", "log.")
+_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "eval.", "checkpoint.", "log.", "faults.")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # what a disk says that takes no more
 _START = Position(step=0, version=0, seconds=0.0, tokens=0)
 
 
@@ -108,9 +114,10 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
     display.progress("preparing")
     resumed = folder is not None
     found = _newest(folder) if folder is not None else None
+    faults = FaultPlan.of(recipe.faults)
     prepared = await prepare(recipe, checkpoint=found)
     try:
-        learner = Learner(prepared)
+        learner = learner_of(prepared, faults)
         plan = await _plan(prepared, learner)
         gate = (Gate.read(folder.audit) if folder is not None else None) or await open_gate(recipe, prepared.env)
         if folder is None:
@@ -120,7 +127,8 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
         display.every = recipe.log.every
         write_whole(folder.recipe, to_toml(to_mapping(recipe), comment=_about(plan)))
         write_whole(folder.audit, json.dumps(gate.to_json(), indent=2) + "\n")
-        with TraceStore(folder.traces) as store:
+        inject(prepared, faults, folder.faults)
+        with TraceStore(folder.traces, before_write=faulty_writes(faults)) as store:
             position = _START if found is None else read_position(found)
             if found is not None:
                 _check_weights(prepared, store.ledger.steps(), position.step, found)
@@ -144,7 +152,12 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
             )
             for line in [*_opening(recipe, plan, folder, position if resumed else None), gate.said]:
                 display.say(line)
-            return await _finish(training, begun, resumed=resumed)
+            try:
+                return await _finish(training, begun, resumed=resumed)
+            finally:
+                if faults is not None:
+                    told = ", ".join(f"{what} {count}" for what, count in faults.counts.items()) or "none was due"
+                    display.say(f"faults put in: {told}; each is in {folder.faults}")
     finally:
         await close_env(prepared.env)
 
@@ -154,9 +167,16 @@ async def _finish(training: Training, begun: float, *, resumed: bool) -> RunResu
     folder, display = training.folder, training.display
     folder.write_status("running", step=training.position.step)
     try:
-        await training.run()
+        async with Watchdog(training.prepared.recipe.run.stall_s, display.say):
+            await training.run()
     except BaseException as error:
-        folder.write_status("failed", step=training.position.step, error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # the disk may be what has failed
+            folder.write_status("failed", step=training.position.step, error=f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise StoreError(
+                f"run {folder.path} cannot be written any further: {error}. Make room (or move the run's folder), and "
+                f"go on with `askesis train --resume {folder.path}`; no committed step is lost"
+            ) from error
         raise
     interrupted = training.stop.asked
     newest = written(folder)
@@ -264,6 +284,8 @@ def _opening(recipe: Recipe, plan: Plan, folder: RunFolder, position: Position |
     ]
     if position is not None:
         lines.append(f"resumed after step {position.step} ({duration(position.seconds)} of training)")
+    if recipe.faults.inject:
+        lines.append(f"note: faults of the machinery are put in on purpose: {FaultPlan.of(recipe.faults)}")
     return lines + [f"note: {warning}" for warning in plan.warnings]
 
 

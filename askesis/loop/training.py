@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from askesis.audit import is_canary
-from askesis.inference import EmbeddedEngine
 from askesis.loop.alarms import Alarms
 from askesis.loop.checkpoints import Position, prune, write_checkpoint
 from askesis.loop.display import Display, duration
@@ -33,10 +32,11 @@ from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
 from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
 from askesis.loop.stream import Prompt, all_thinkings, limited
+from askesis.loop.updating import update
 from askesis.loop.watch import LOOKED_BACK, Watch
 from askesis.models import fingerprint
 from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
-from askesis.types import Trace
+from askesis.types import Engine, Trace
 
 
 class Stop:
@@ -100,7 +100,7 @@ class Training:
     stop: Stop = field(default_factory=Stop)
     stopped_by: str = ""
     watch: Watch = field(init=False)
-    _engine: EmbeddedEngine | None = None
+    _engine: Engine | None = None
     _saved: int = 0  # the step of the newest checkpoint
 
     def __post_init__(self) -> None:
@@ -179,7 +179,8 @@ class Training:
         version = self.position.version + 1
         made = fingerprint(self.prepared.model)
         if self._engine is not None:
-            await self._engine.update_weights({}, version, fingerprint=made)
+            seconds = self.prepared.recipe.rollout.timeouts.update_s
+            await update(self._engine, {}, version, fingerprint=made, seconds=seconds)
         done = time.monotonic()
         tokens = sum(len(sample) for sample in batch.samples)
         self.position = Position(
@@ -283,11 +284,12 @@ class Training:
 
     # -- what plays --------------------------------------------------------------------------------------------------
 
-    async def engine(self) -> EmbeddedEngine:
+    async def engine(self) -> Engine:
         """The engine on the trainer's weights, made when it is first needed."""
         if self._engine is None:
             self._engine = self.prepared.engine()
-            await self._engine.update_weights({}, self.position.version)
+            seconds = self.prepared.recipe.rollout.timeouts.update_s
+            await update(self._engine, {}, self.position.version, fingerprint="", seconds=seconds)
         return self._engine
 
     async def _source(self) -> Source:
@@ -304,7 +306,7 @@ class Training:
             prepared.renderer,
             prepared.env,
             prepared.agent,
-            temperature=recipe.rollout.temperature,
+            options=prepared.options(temperature=recipe.rollout.temperature),
             concurrency=recipe.rollout.concurrency,
             retries=recipe.rollout.retries,
             costs=prepared.costs(),
@@ -347,6 +349,7 @@ class Training:
             agent=self.prepared.agent,
             costs=self.prepared.costs(),
             concurrency=recipe.rollout.concurrency,
+            options=self.prepared.options(temperature=1.0),
             store=self.store,
             on_progress=on_progress,
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,15 @@ _NEWEST = (
 
 
 class Database:
-    """An open file. Raises `StoreError` if it is unreadable, not ours, of another schema, or has a writer already."""
+    """An open file. Raises `StoreError` if it is unreadable, not ours, of another schema, or has a writer already.
 
-    def __init__(self, path: str | Path, *, readonly: bool = False) -> None:
-        self.path, self.readonly = Path(path), readonly
+    before_write: is asked in each transaction, with what it is for; an error of SQLite's that it raises is a write's.
+    """
+
+    def __init__(
+        self, path: str | Path, *, readonly: bool = False, before_write: Callable[[str], None] | None = None
+    ) -> None:
+        self.path, self.readonly, self._before_write = Path(path), readonly, before_write
         if readonly and not self.path.is_file():
             raise StoreError(f"no trace store at {self.path}")
         self._lock = None if readonly else self._claim()
@@ -141,9 +146,12 @@ class Database:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                if self._before_write is not None:
+                    self._before_write(what)
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # a full disk has rolled it back already
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,11 +40,14 @@ class StepSummary:
 class TraceStore:
     """A file of traces and the `ledger` of what was trained. One writer, any number of readers (`readonly`).
 
+    before_write: for tests, is called with what each write is for, and may raise what SQLite would.
     Raises `StoreError`, here and in every method, for a file that is unreadable or contradicts itself.
     """
 
-    def __init__(self, path: str | Path, *, readonly: bool = False) -> None:
-        self._database = Database(path, readonly=readonly)
+    def __init__(
+        self, path: str | Path, *, readonly: bool = False, before_write: Callable[[str], None] | None = None
+    ) -> None:
+        self._database = Database(path, readonly=readonly, before_write=before_write)
         self.ledger = Ledger(self._database)
 
     def add(self, traces: Sequence[Trace], *, label: str = "", step: int = 0, group: Group | None = None) -> None:

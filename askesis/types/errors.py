@@ -50,6 +50,14 @@ class EngineError(AskesisError):
     """An engine refused or failed a request."""
 
 
+class TrainerError(AskesisError):
+    """A step of the trainer failed; what had not been committed is drawn again when the run is resumed."""
+
+
+class StallError(AskesisError):
+    """Something did not come back in the time that it was given, and nothing else could go on meanwhile."""
+
+
 class ContextOverflow(AskesisError):
     """A context leaves no room to sample; ends an episode as a limit."""
 
