@@ -289,7 +289,8 @@ class Training:
         if self._engine is None:
             self._engine = self.prepared.engine()
             seconds = self.prepared.recipe.rollout.timeouts.update_s
-            await update(self._engine, {}, self.position.version, fingerprint="", seconds=seconds)
+            meant = fingerprint(self.prepared.model)
+            await update(self._engine, {}, self.position.version, fingerprint=meant, seconds=seconds)
         return self._engine
 
     async def _source(self) -> Source:

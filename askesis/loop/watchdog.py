@@ -74,7 +74,7 @@ class Watchdog:
             if self._seconds and still >= self._seconds and struck != turned:
                 struck = noticed = turned
                 self._message = (
-                    f"the run has stood still for {still:.0f} s in {where}; expected it to go on within "
+                    f"the run has stood still for {still:.3g} s in {where}; expected it to go on within "
                     f"{self._seconds:g} s (run.stall_s)"
                 )
                 self._struck = turned
@@ -82,7 +82,7 @@ class Watchdog:
                 self._strike()
             elif noticed != turned:
                 noticed = turned
-                self._tell(f"note: the run has stood still for {still:.0f} s in {where}")
+                self._tell(f"note: the run has stood still for {still:.3g} s in {where}")
 
     def _tell(self, line: str) -> None:
         with suppress(Exception):  # a display in the middle of drawing
