@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from askesis.loop.prepared import Prepared
 from askesis.loop.stream import derived_seed
-from askesis.train import ADVANTAGES, POLICY_LOSSES, Loss, Optimisers, Trainer, supervised
+from askesis.train import ADVANTAGES, OF_SAMPLER, Loss, Optimisers, Trainer, correction, policy_loss, supervised
 from askesis.types import AskesisError, Sample, StallError, TrainerError
 
 _log = logging.getLogger("askesis.loop")
@@ -38,11 +37,7 @@ class Learner:
         self._reinforced = recipe.run.kind == "rl"
         loss: Loss = supervised
         if self._reinforced:
-            clip_high = settings.clip_high
-            if clip_high is None:
-                clip_high = 0.28 if settings.algorithm == "dapo" else settings.clip_low
-            policy_loss = POLICY_LOSSES[settings.algorithm]
-            loss = functools.partial(policy_loss, low=settings.clip_low, high=clip_high, kl=settings.kl)
+            loss = policy_loss(settings.algorithm, low=settings.clip_low, high=settings.clip_high, kl=settings.kl)
         teacher = copy.deepcopy(model).requires_grad_(False) if self._reinforced and settings.kl else None
         self.advantages = ADVANTAGES[settings.advantage]
         self.optimiser_floats = optimisers.floats + (teacher is not None)
@@ -56,12 +51,14 @@ class Learner:
             horizon=recipe.rollout.context_length,
             router_aux=settings.router_aux,
             teacher=teacher,
+            corrections=[correction(one.name, low=one.low, high=one.high) for one in settings.corrections],
+            proximal=settings.proximal,
             threads=prepared.threads,
             dtype=settings.dtype,
             seed=derived_seed(recipe.run.seed, "minibatches"),
         )
 
-    def step(self, samples: Sequence[Sample], *, progress: float) -> Mapping[str, float]:
+    def step(self, samples: Sequence[Sample], *, progress: float, version: int | None = None) -> Mapping[str, float]:
         """Learn from a step's samples; as `Trainer.step`. Nothing sampled demonstrations, so nothing can be apart.
 
         A step that fails before it has changed a weight is done once more. Raises `TrainerError` where it fails again,
@@ -69,21 +66,21 @@ class Learner:
         """
         before = self._mutations()
         try:
-            figures = self._once(samples, progress=progress)
+            figures = self._once(samples, progress=progress, version=version)
         except Exception as error:
             if isinstance(error, AskesisError) and not isinstance(error, StallError):
                 raise
             self._demand_unchanged(before, error)
             _log.warning("a step of the trainer failed before it had changed anything, and is repeated: %r", error)
             try:
-                figures = self._once(samples, progress=progress)
+                figures = self._once(samples, progress=progress, version=version)
             except Exception as again:
                 raise TrainerError(f"a step of the trainer failed, and failed again: {_told(again)}") from again
         self._demand_numbers()
-        return figures if self._reinforced else {key: figures[key] for key in figures if key != "logprob_gap"}
+        return figures if self._reinforced else {key: figures[key] for key in figures if key not in OF_SAMPLER}
 
-    def _once(self, samples: Sequence[Sample], *, progress: float) -> Mapping[str, float]:
-        return self._trainer.step(samples, progress=progress)
+    def _once(self, samples: Sequence[Sample], *, progress: float, version: int | None) -> Mapping[str, float]:
+        return self._trainer.step(samples, progress=progress, version=version if self._reinforced else None)
 
     def _mutations(self) -> int:
         """Grows with every change of the weights."""

@@ -352,11 +352,26 @@ class LogSettings(Section):
     """Steps between two plain lines where there is no terminal."""
 
 
+CorrectionName = Literal["tis", "mis", "icepop", "band", "seq_tis", "seq_mis", "seq_band", "geo_band"]
+
+
+class CorrectionSettings(Section):
+    """What samples weigh that an older policy, or one that rounds differently, has sampled."""
+
+    name: CorrectionName
+    """Which; see docs/off-policy.md."""
+    low: Share | None = None
+    """Ratios of trainer to sampler below this are outside; unset: the usual bound of that name."""
+    high: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Ratios above this are outside; unset: the usual bound of that name."""
+
+
 class Train(Section):
     """How the weights change."""
 
-    algorithm: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
-    """The policy-gradient loss of `rl`: mean over episodes, over a constant, or over tokens; `sft` has its own."""
+    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"
+    """The policy-gradient loss of `rl`: the mean over episodes, over a constant, or over tokens; `gspo` clips ratios of
+    whole episodes; `cispo` clips a weight and keeps every token's gradient. `sft` has its own."""
     advantage: Literal["grpo", "dr_grpo"] = "dr_grpo"
     """Advantages within a group: `grpo` divides by the standard deviation, `dr_grpo` does not."""
     optimizer: Literal["adamw", "muon"] = "muon"
@@ -379,10 +394,19 @@ class Train(Section):
     batch_tokens: Positive = 2048
     """Most tokens in one forward pass; a minibatch of more is accumulated. Few stay in a processor's cache; a GPU wants
     more."""
-    clip_low: Amount = 0.2
-    """Probability ratios below 1 minus this are clipped."""
+    clip_low: Amount | None = None
+    """Probability ratios below 1 minus this are clipped; unset: 0.2, 0.0003 for `gspo`, 1 (no bound) for `cispo`."""
     clip_high: Amount | None = None
-    """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), else `clip_low`."""
+    """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), 0.0004 for `gspo`, 4 for
+    `cispo`, else `clip_low`."""
+    corrections: Annotated[tuple[CorrectionSettings, ...], Strict(False)] = ()
+    """What samples of other weights than the trainer's weigh, as in `[{name = "tis", high = 2.0}]`: `tis` (ratio of
+    trainer to sampler, truncated), `mis` (left out above the bound), `icepop` (left out on both sides), `band` (weighs
+    1 inside the bounds), all of them a token; `seq_tis`, `seq_mis`, `seq_band` (product over an episode), `geo_band`
+    (its mean a token). One that weighs and any number of bands go together."""
+    proximal: Literal["auto", "sampler", "recompute"] = "auto"
+    """What the ratios of the loss are against: what the `sampler` said, or what the weights say with which the step
+    begins (`recompute`: with a correction that weighs, decoupled PPO). `auto`: the latter where corrections weigh."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the factors of products are rounded to where gradients are computed; sums, attention, weights and optimiser
     stay float32. `bfloat16` is for dense models on processors that multiply it (AVX512-BF16)."""
@@ -392,6 +416,18 @@ class Train(Section):
     """Weight of the load-balancing loss of a mixture of experts, over a whole minibatch; dense models have none."""
     grad_clip: Amount = 1.0
     """Largest norm of the gradient; 0: no bound."""
+
+    @model_validator(mode="after")
+    def _corrects_once(self) -> Train:
+        weighing = [one.name for one in self.corrections if not one.name.endswith("band")]
+        _demand(len(weighing) < 2, f"corrections: {' and '.join(weighing)} weigh by the same ratios: take one of them")
+        twice = weighing and self.proximal == "sampler"
+        _demand(
+            not twice,
+            f"corrections: {'; '.join(weighing)} weighs by the ratio of trainer to sampler, and so do the loss's own "
+            "ratios with proximal = 'sampler': take 'recompute', or a band",
+        )
+        return self
 
 
 class Recipe(Section):

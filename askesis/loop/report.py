@@ -365,8 +365,8 @@ class _Curves:
         return Chart(title=title, kind=kind, xs=self._steps, series=[self._single(title, value)])
 
     def trainer_names(self) -> list[str]:
-        """What the trainer reported: the well-known first."""
-        names = dict.fromkeys(name for record in self._history for name in record.trainer)
+        """What the trainer reported: the well-known first; not what is told apart by version distance."""
+        names = dict.fromkeys(name for record in self._history for name in record.trainer if "/" not in name)
         known = [name for name in _TRAINER if name in names]
         return known + [name for name in names if name not in _TRAINER]
 

@@ -175,7 +175,11 @@ class Training:
             return None
         sampled = time.monotonic()
         began = fingerprint(self.prepared.model)
-        figures = self.learner.step(batch.samples, progress=self._progress()) if batch.samples else {}
+        figures = (
+            self.learner.step(batch.samples, progress=self._progress(), version=self.position.version)
+            if batch.samples
+            else {}
+        )
         version = self.position.version + 1
         made = fingerprint(self.prepared.model)
         if self._engine is not None:

@@ -28,6 +28,8 @@ class Part:
     """Sequences that go through the model together, and their n tokens that carry loss.
 
     targets [n]: those tokens. sampler, advantages, lengths, temperature [n]: as in `LossInputs`, token by token.
+    outputs [n]: which episode of the minibatch a token is of, 0, 1, ...; versions [n]: of the policy that sampled it;
+    oldest [n]: the oldest version among it and what was sampled before it in its sample. -1 is no version.
     samples [n], positions [n]: which sample of the minibatch a token is of, and where in it.
     """
 
@@ -36,6 +38,9 @@ class Part:
     advantages: Tensor
     lengths: Tensor
     temperature: Tensor
+    outputs: Tensor
+    versions: Tensor
+    oldest: Tensor
     samples: Ints
     positions: Ints
 
@@ -76,6 +81,11 @@ class Minibatch(Generic[P_co]):
     parts: tuple[P_co, ...]
     tokens: int
     outputs: int
+
+    @property
+    def split(self) -> bool:
+        """Whether an episode's tokens lie in several parts."""
+        return sum(len(part.outputs.unique()) for part in self.parts) > self.outputs
 
 
 def deal(samples: Sequence[Sample], count: int, seed: int) -> list[list[Sample]]:
@@ -175,11 +185,13 @@ def _cuts(done: np.ndarray, shared: Sequence[int], count: int) -> tuple[list[int
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Carrying:
-    """Samples that carry loss. ends: just past the last such token, by sample; lengths: how many an episode has."""
+    """Samples that carry loss. ends: just past the last such token, by sample; lengths: how many an episode has;
+    numbers: of the episodes."""
 
     ends: dict[int, int]
     names: dict[int, str]
     lengths: Counter[str]
+    numbers: dict[str, int]
 
 
 def _carrying(samples: Sequence[Sample]) -> _Carrying:
@@ -189,7 +201,8 @@ def _carrying(samples: Sequence[Sample]) -> _Carrying:
     for place in places:
         lengths[names[place]] += int(samples[place].mask[1:].sum())
     ends = {place: int(np.flatnonzero(samples[place].mask)[-1]) + 1 for place in places}
-    return _Carrying(ends=ends, names=names, lengths=lengths)
+    numbers = {name: number for number, name in enumerate(lengths)}
+    return _Carrying(ends=ends, names=names, lengths=lengths, numbers=numbers)
 
 
 def _padded(samples: Sequence[Sample], places: Sequence[int], carrying: _Carrying, device: torch.device) -> Padded:
@@ -230,16 +243,26 @@ def _columns(
     owners: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     for place in places:
-        sample, at = samples[place], _at(samples[place], carrying.ends[place]) + 1
+        sample, at, name = samples[place], _at(samples[place], carrying.ends[place]) + 1, carrying.names[place]
         columns["targets"].append(sample.token_ids[at].astype(np.int64))
         columns["sampler"].append(sample.logprobs[at])
         columns["advantages"].append(sample.advantages[at])
-        columns["lengths"].append(np.full(len(at), carrying.lengths[carrying.names[place]], dtype=np.float32))
+        columns["lengths"].append(np.full(len(at), carrying.lengths[name], dtype=np.float32))
         columns["temperature"].append(np.full(len(at), sample.temperature, dtype=np.float32))
+        columns["outputs"].append(np.full(len(at), carrying.numbers[name], dtype=np.int64))
+        columns["versions"].append(sample.policy_versions[at])
+        columns["oldest"].append(_oldest(sample)[at])
         owners.append(np.full(len(at), place, dtype=np.int32))
         positions.append(at.astype(np.int32))
     joined = {name: torch.from_numpy(np.concatenate(arrays)).to(device) for name, arrays in columns.items()}
     return joined | {"samples": np.concatenate(owners), "positions": np.concatenate(positions)}
 
 
-_COLUMNS = ("targets", "sampler", "advantages", "lengths", "temperature")
+def _oldest(sample: Sample) -> np.ndarray:
+    """Of each token, the oldest version among it and those before it; -1 where there is none."""
+    none = np.iinfo(np.int32).max
+    versions = np.minimum.accumulate(np.where(sample.policy_versions < 0, none, sample.policy_versions))
+    return np.where(versions == none, -1, versions).astype(np.int32)
+
+
+_COLUMNS = ("targets", "sampler", "advantages", "lengths", "temperature", "outputs", "versions", "oldest")

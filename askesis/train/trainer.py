@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -22,23 +23,51 @@ from torch import Tensor, nn
 from askesis.models import CausalLM, Qwen3, router_logits
 from askesis.models.native_code import no_compiler
 from askesis.train.batches import Minibatch, Part, Planted, deal, grove, minibatch
+from askesis.train.corrections import Correction, Lag, Weighed, check_together, weigh
 from askesis.train.forest import LEAST
-from askesis.train.losses import Loss, LossInputs, LossOutput
+from askesis.train.losses import Loss, LossInputs, LossOutput, needs_whole
 from askesis.train.native import NativeModel, why_not
 from askesis.train.optimisers import Optimisers
 from askesis.train.routers import Balance
 from askesis.train.scores import token_logprobs
+from askesis.train.tallies import Tally
 from askesis.types import AskesisError, CheckpointError, Floats, Sample
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Part)
+P = TypeVar("P")
 Backend = Literal["auto", "native", "torch"]
 Type = Literal["float32", "bfloat16"]
+Proximal = Literal["auto", "sampler", "recompute"]
 _STATE = "trainer.pt"
-_Found = tuple[list[Tensor], LossOutput, Tensor, Part, Tensor | None]
-"""Of a part: gradients, the loss, log-probabilities, the part, and how even a mixture's experts are."""
 _REPLICAS = 2**28  # bytes of gradients that threads of their own may hold together
 _FEW = 2  # threads that torch makes less of, sharing products, than C++ of one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Known:
+    """What is known of a part before its gradient. Tensors have shape [n]; None: the part itself will tell.
+
+    first: whether no update came before, so that the weights are those at which the step began. begin: what they said.
+    drift: as in `LossInputs`; lag: begin - sampler summed over the token's whole output.
+    """
+
+    first: bool
+    begin: Tensor | None = None
+    drift: Tensor | None = None
+    lag: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """Of a part: gradients, the loss, log-probabilities [n] (current, and as the step began), what corrections made of
+    it, and how even a mixture's experts are."""
+
+    gradients: list[Tensor]
+    output: LossOutput
+    current: Tensor
+    begin: Tensor | None
+    weighed: Weighed | None
+    balance: Tensor | None = None
 
 
 class Trainer:
@@ -48,6 +77,10 @@ class Trainer:
     places (tokens and padding) in one forward pass. grad_clip: largest norm of a minibatch's gradient, 0 for no bound.
     horizon: most tokens an output may have. router_aux: weight of a mixture of experts' load-balancing loss. teacher: a
     frozen model whose log-probabilities the loss gets.
+    corrections: what samples of other policies weigh (`train.corrections`). proximal: what the loss's ratios are
+    against: `sampler`: what the engine said; `recompute`: what the weights say with which the step begins; `auto`: the
+    latter where corrections weigh, which with the former would count the sampler's distance twice. It costs a pass
+    without gradient over all minibatches but the first.
     threads: on a CPU, parts of a minibatch go through the model side by side on as many threads, each on one core:
     small matrices leave two cores idle half the time when they share every product. The result does not depend on it.
     backend: `auto` takes the C++ one where it can (dense, float32, on a CPU, a compiler), else torch. The C++ one
@@ -70,6 +103,8 @@ class Trainer:
         horizon: int = 1024,
         router_aux: float = 0.0,
         teacher: CausalLM | None = None,
+        corrections: Sequence[Correction] = (),
+        proximal: Proximal = "auto",
         threads: int = 1,
         backend: Backend = "auto",
         dtype: Type = "float32",
@@ -80,6 +115,7 @@ class Trainer:
         self._minibatches, self._batch_tokens, self._grad_clip = minibatches, batch_tokens, grad_clip
         self._horizon, self._seed, self._steps, self._least = horizon, seed, 0, least
         self._planted = all(isinstance(one, Qwen3) for one in (model, teacher) if one is not None)
+        self._corrections, self._decoupled = tuple(corrections), _decoupled(corrections, proximal)
         self._balance = Balance(model, router_aux)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
@@ -101,117 +137,191 @@ class Trainer:
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def step(self, samples: Sequence[Sample], *, progress: float = 0.0) -> dict[str, float]:
-        """Learn from `samples` once. progress: of the run, 0 to 1, for the rate's schedule. Returns figures.
+    def step(self, samples: Sequence[Sample], *, progress: float = 0.0, version: int | None = None) -> dict[str, float]:
+        """Learn from `samples` once. progress: of the run, 0 to 1, for the rate's schedule. version: of the weights
+        with which the step begins, in the count of `Sample.policy_versions`. Returns figures.
 
-        loss; grad_norm (before clipping, mean over minibatches); rate (the schedule's factor); logprob_gap (largest
-        |trainer - sampler| of a token before the first update, nats); entropy (mean -log p of sampled tokens); updates;
-        skipped (updates left out because the gradient was not finite); router_balance (of a mixture of experts: 1 where
-        all are used evenly, more where not); and the loss's own, a mean over tokens each.
+        loss; grad_norm (before clipping, mean over minibatches); rate (the schedule's factor); entropy (mean -log p of
+        sampled tokens); updates; skipped (updates left out because the gradient was not finite); router_balance (of a
+        mixture of experts: 1 where all are used evenly, more where not); the loss's own, a mean over tokens each.
+
+        Of the sampler and the weights with which the step begins, over the tokens whose log-probabilities under these
+        are known (the first minibatch's; all, with corrections or `proximal="recompute"`): logprob_gap (largest
+        |trainer - sampler| of a token, nats; with a version only over what was sampled under that version from its
+        sample's first token on), gap_mean, sampler_kl (KL(sampler || trainer), k3), ratio_min and ratio_max (trainer /
+        sampler), ess and ess_episodes (effective sample size as a share, of the tokens' weights, which are their ratios
+        where nothing corrects, and of episodes' products of ratios). masked, truncated: shares of tokens, by
+        corrections.
+        Where a token is of an older version: staleness (mean over tokens of the versions between), staleness_max,
+        gap_max; and by that distance (`tallies.DISTANCES`) tokens/2-3 (their share), gap_mean/2-3, gap_max/2-3, and so
+        on for sampler_kl and for what is clipped, masked and truncated.
         """
-        figures: defaultdict[str, float] = defaultdict(float)
-        gaps: list[float] = []
-        learned = tokens = 0
-        for hand in deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps):
-            batch = self._parts(hand)
-            if not batch.tokens:
-                continue
-            for name, value in self._gradient(batch, None if learned else gaps).items():
-                figures[name] += value
-            learned, tokens = learned + 1, tokens + batch.tokens
+        hands = deal(samples, self._minibatches, self._seed * 1_000_003 + self._steps)
+        batches = [batch for hand in hands if (batch := self._parts(hand)).tokens]
+        if not batches:
+            self._steps += 1
+            return {}
+        begins: list[Sequence[Tensor | None]] = [[None] * len(batch.parts) for batch in batches]
+        if self._decoupled or self._corrections:
+            begins[1:] = [self._look(batch) for batch in batches[1:]]
+        sums: defaultdict[str, float] = defaultdict(float)
+        tally = Tally(version)
+        for number, (batch, begin) in enumerate(zip(batches, begins, strict=True)):
+            for name, value in self._gradient(batch, begin, number, tally).items():
+                sums[name] += value
             norm = self._clip()
-            figures["grad_norm"] += norm
+            sums["grad_norm"] += norm
             if math.isfinite(norm):
-                figures["rate"] += self.optimisers.step(progress)
+                sums["rate"] += self.optimisers.step(progress)
             else:
-                figures["skipped"] += 1
+                sums["skipped"] += 1
                 self.optimisers.clear()
         self._steps += 1
-        if not learned:
-            return {}
-        counts = {"updates": float(learned), "skipped": float(figures.pop("skipped", 0.0))}
-        means = {name: figures.pop(name, 0.0) / learned for name in ("loss", "grad_norm", "rate")}
-        if "router_balance" in figures:
-            means["router_balance"] = figures.pop("router_balance") / learned
-        return means | {name: value / tokens for name, value in figures.items()} | {"logprob_gap": max(gaps)} | counts
+        counts = {"updates": float(len(batches)), "skipped": sums.pop("skipped", 0.0)}
+        means = {name: value / len(batches) for name, value in sums.items()}
+        return {"rate": 0.0} | means | tally.figures() | counts
 
     def _parts(self, samples: Sequence[Sample]) -> Minibatch[Part]:
         if not self._planted:
             return minibatch(samples, self._batch_tokens, self._device, threads=self._threads)
-        batch = grove(samples, self._batch_tokens, threads=self._threads, device=self._device, least=self._least)
-        length = max((int(part.forest.positions.max()) + 1 for part in batch.parts), default=0)
+        return grove(samples, self._batch_tokens, threads=self._threads, device=self._device, least=self._least)
+
+    def _refresh(self, batch: Minibatch[Part]) -> None:
+        """Have the C++ side read the weights as they are now."""
+        if self._native is None:
+            return
+        planted = cast(Minibatch[Planted], batch)
+        length = max((int(part.forest.positions.max()) + 1 for part in planted.parts), default=0)
         for model in (self._native, self._native_teacher):
             if model is not None:
                 model.refresh(length)
-        return batch
 
-    def _gradient(self, batch: Minibatch[Part], gaps: list[float] | None) -> Mapping[str, float]:
-        """Put the minibatch's gradient into the parameters; sums over its tokens come back."""
+    def _known(self, batch: Minibatch[Part], begins: Sequence[Tensor | None], first: bool) -> list[_Known]:
+        """What sums over whole outputs need of other parts. Where every output is in one part, nothing is looked up."""
+        drifts, lags = needs_whole(self.loss), any(one.whole for one in self._corrections)
+        still = first and self._decoupled  # current is proximal
+        known = [_Known(first=first, begin=begin) for begin in begins]
+        if not batch.split or not (lags or (drifts and not still)):
+            return known
+        now: Sequence[Tensor | None] = begins
+        if first or (drifts and not still):
+            now = self._look(batch)
+        begun = now if first else begins
+        proximal = begun if self._decoupled else [part.sampler for part in batch.parts]
+        drift = _over_outputs(batch, now, proximal) if drifts else [None] * len(known)
+        lag = _over_outputs(batch, begun, [part.sampler for part in batch.parts]) if lags else [None] * len(known)
+        return [
+            _Known(first=first, begin=begin, drift=None if a is None else a / part.lengths, lag=b)
+            for part, begin, a, b in zip(batch.parts, begins, drift, lag, strict=True)
+        ]
+
+    def _gradient(
+        self, batch: Minibatch[Part], begins: Sequence[Tensor | None], number: int, tally: Tally
+    ) -> Mapping[str, float]:
+        """Put the gradient of minibatch number `number` into the parameters; its loss comes back."""
         sums: defaultdict[str, float] = defaultdict(float)
         total: list[Tensor] = []
+        self._refresh(batch)
+        items = [*zip(batch.parts, self._known(batch, begins, not number), strict=True)]
         if self._native is None:
             counts = self._balance.counts(batch, self._side_by_side)
-            found = self._side_by_side(functools.partial(self._part_gradient, batch, counts), batch.parts)
+            found = self._side_by_side(functools.partial(self._part_gradient, batch, counts), items)
         else:
-            planted = cast(Minibatch[Planted], batch)
-            work = functools.partial(self._native_gradient, self._native, planted)
-            found = self._side_by_side(work, planted.parts)
-        for gradients, output, current, part, balance in found:
+            found = self._side_by_side(functools.partial(self._native_gradient, self._native, batch), items)
+        for one, part in zip(found, batch.parts, strict=True):
             if total:  # in the order of the parts, whoever was done first: the same bits every time
-                torch._foreach_add_(total, gradients)
+                torch._foreach_add_(total, one.gradients)
             else:
-                total = gradients
-            sums["loss"] += float(output.loss.detach())
-            sums["entropy"] -= float(current.sum())
-            for name, value in output.sums.items():
-                sums[name] += float(value)
-            if balance is not None:
-                sums["router_balance"] += float(balance)
-            if gaps is not None:
-                gaps.append(float((current - part.sampler).abs().max()))
+                total = one.gradients
+            sums["loss"] += float(one.output.loss.detach())
+            if one.balance is not None:
+                sums["router_balance"] += float(one.balance)
+            tally.add(
+                part,
+                one.current,
+                {**one.output.figures, **(one.weighed.figures if one.weighed else {})},
+                begin=one.begin,
+                weights=one.weighed.weights if one.weighed else None,
+                minibatch=number,
+                outputs=batch.outputs,
+            )
         if self._native is not None:
             total = self._native.unpack(total[0], self._parameters)
         for parameter, gradient in zip(self._parameters, total, strict=True):
             parameter.grad = gradient
         return sums
 
-    def _part_gradient(self, batch: Minibatch[Part], counts: Tensor | None, part: Part) -> _Found:
+    def _part_gradient(self, batch: Minibatch[Part], counts: Tensor | None, item: tuple[Part, _Known]) -> _Found:
+        part, known = item
         with router_logits() as scores:
             current = token_logprobs(self.model, part)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = token_logprobs(self.teacher, part)
-        output = self._loss(batch, part, current, teacher)
+        output, begin, weighed = self._loss(batch, part, known, current, teacher)
         loss, balance = output.loss, None
         if self._balance.wanted:
             auxiliary, balance = self._balance.loss(scores, part, batch, counts)
             loss = loss + auxiliary
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        return list(gradients), output, current.detach(), part, balance
+        return _Found(
+            gradients=list(gradients),
+            output=output,
+            current=current.detach(),
+            begin=begin,
+            weighed=weighed,
+            balance=balance,
+        )
 
-    def _native_gradient(self, native: NativeModel, batch: Minibatch[Planted], part: Planted) -> _Found:
+    def _native_gradient(self, native: NativeModel, batch: Minibatch[Part], item: tuple[Part, _Known]) -> _Found:
+        part, known = cast(Planted, item[0]), item[1]
         teacher = None if self._native_teacher is None else self._native_teacher.logprobs(part)
         with native.taped(part) as taped:
             current = taped.logprobs.clone().requires_grad_()
-            output = self._loss(batch, part, current, teacher)
+            output, begin, weighed = self._loss(batch, part, known, current, teacher)
             (slopes,) = torch.autograd.grad(output.loss, [current], materialize_grads=True)
-            return [taped.gradient(slopes)], output, current.detach(), part, None
-
-    def _loss(self, batch: Minibatch[Any], part: Part, current: Tensor, teacher: Tensor | None) -> LossOutput:
-        return self.loss(
-            LossInputs(
-                current=current,
-                proximal=part.sampler,
-                sampler=part.sampler,
-                teacher=teacher,
-                advantages=part.advantages,
-                lengths=part.lengths,
-                tokens=batch.tokens,
-                outputs=batch.outputs,
-                horizon=self._horizon,
+            return _Found(
+                gradients=[taped.gradient(slopes)],
+                output=output,
+                current=current.detach(),
+                begin=begin,
+                weighed=weighed,
             )
+
+    def _loss(
+        self, batch: Minibatch[Any], part: Part, known: _Known, current: Tensor, teacher: Tensor | None
+    ) -> tuple[LossOutput, Tensor | None, Weighed | None]:
+        """The loss; what the weights said as the step began, if that is known; what corrections make of it."""
+        now = current.detach()
+        begin = now if known.first else known.begin
+        proximal = part.sampler
+        if self._decoupled:
+            assert begin is not None
+            proximal = begin
+        drift = known.drift
+        if drift is None and needs_whole(self.loss):
+            drift = _sums_by(part.outputs, now - proximal, batch.outputs) / part.lengths
+        weighed = None
+        if self._corrections:
+            assert begin is not None
+            token = begin - part.sampler
+            whole = _sums_by(part.outputs, token, batch.outputs) if known.lag is None else known.lag
+            weighed = weigh(self._corrections, Lag(token=token, output=whole, lengths=part.lengths))
+        inputs = LossInputs(
+            current=current,
+            proximal=proximal,
+            sampler=part.sampler,
+            teacher=teacher,
+            advantages=part.advantages,
+            lengths=part.lengths,
+            tokens=batch.tokens,
+            outputs=batch.outputs,
+            horizon=self._horizon,
+            drift=drift,
+            weights=weighed.weights if weighed else None,
         )
+        return self.loss(inputs), begin, weighed
 
     def _clip(self) -> float:
         """Scale the gradient down to the bound if it is longer; its norm before."""
@@ -228,20 +338,26 @@ class Trainer:
 
     def logprobs(self, samples: Sequence[Sample]) -> list[Floats]:
         """What the weights say now of each sample's tokens [n]; 0 where a token carries no loss."""
-
-        def look(part: Part) -> tuple[Part, Tensor]:
-            if self._native is not None:
-                return part, self._native.logprobs(cast(Planted, part))
-            with torch.no_grad():
-                return part, token_logprobs(self.model, part)
-
         found = [np.zeros(len(sample), dtype=np.float32) for sample in samples]
-        for part, values in self._side_by_side(look, self._parts(samples).parts):
+        batch = self._parts(samples)
+        for part, values in zip(batch.parts, self._look(batch), strict=True):
             numbers = values.float().cpu().numpy()
             for place in np.unique(part.samples):
                 here = part.samples == place
                 found[place][part.positions[here]] = numbers[here]
         return found
+
+    def _look(self, batch: Minibatch[Part]) -> list[Tensor]:
+        """Log-probabilities [n] of each part under the weights as they are now, without gradient."""
+
+        def look(part: Part) -> Tensor:
+            if self._native is not None:
+                return self._native.logprobs(cast(Planted, part))
+            with torch.no_grad():
+                return token_logprobs(self.model, part)
+
+        self._refresh(batch)
+        return [*self._side_by_side(look, batch.parts)]
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
@@ -265,6 +381,35 @@ class Trainer:
             raise CheckpointError(
                 f"cannot take over the trainer's state from {folder / _STATE}: {type(error).__name__}: {error}"
             ) from error
+
+
+def _sums_by(outputs: Tensor, values: Tensor, count: int) -> Tensor:
+    """Of each token the sum of `values` over the tokens of its output, of which there are `count`: [n] -> [n]."""
+    return values.new_zeros(count).index_add_(0, outputs, values)[outputs]
+
+
+def _over_outputs(batch: Minibatch[Part], a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> list[Tensor]:
+    """Of each part's tokens the sum of a - b over their whole outputs, in whichever parts these lie."""
+    first = batch.parts[0]
+    total = torch.zeros(batch.outputs, dtype=torch.float64, device=first.sampler.device)
+    for part, x, y in zip(batch.parts, a, b, strict=True):
+        assert x is not None and y is not None
+        total.index_add_(0, part.outputs, (x - y).double())
+    return [total[part.outputs].float() for part in batch.parts]
+
+
+def _decoupled(corrections: Sequence[Correction], wanted: Proximal) -> bool:
+    """Whether ratios are against the weights with which a step begins."""
+    if wanted not in get_args(Proximal):
+        raise AskesisError(f"trainer: proximal={wanted!r}, expected one of {', '.join(get_args(Proximal))}")
+    check_together(corrections)
+    weighing = any(one.weighs for one in corrections)
+    if wanted == "sampler" and weighing:
+        raise AskesisError(
+            "trainer: proximal='sampler' has the ratios of the loss make up for the sampler's distance, and so do the "
+            "corrections' weights: it would count twice. Take proximal='recompute', or bands alone"
+        )
+    return wanted == "recompute" or weighing
 
 
 def _native(model: CausalLM, teacher: CausalLM | None, wanted: Backend, dtype: Type) -> NativeModel | None:
