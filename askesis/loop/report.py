@@ -38,10 +38,18 @@ _TRAINER = {  # what trainers report, by title; other figures stand for themselv
     "clipped_low": "clipped below",
     "grad_norm": "gradient norm",
     "logprob_gap": "sampler and trainer apart, nats",
+    "gap_mean": "sampler and trainer apart, mean, nats a token",
+    "sampler_kl": "divergence of sampler and trainer, nats a token",
+    "ess": "effective share of tokens",
+    "ess_episodes": "effective share of episodes",
+    "masked": "left out by corrections",
+    "truncated": "truncated by corrections",
+    "staleness": "versions behind the trainer, mean",
+    "staleness_max": "versions behind the trainer, most",
     "ratio": "probability ratio",
     "rate": "learning rate, share of the full one",
 }
-_SHARES = ("clipped_high", "clipped_low")
+_SHARES = ("clipped_high", "clipped_low", "ess", "ess_episodes", "masked", "truncated")
 
 
 def write_report(result: RunResult, training: Training) -> None:

@@ -85,7 +85,7 @@ class Minibatch(Generic[P_co]):
     @property
     def split(self) -> bool:
         """Whether an episode's tokens lie in several parts."""
-        return sum(len(part.outputs.unique()) for part in self.parts) > self.outputs
+        return sum(len(torch.unique(part.outputs)) for part in self.parts) > self.outputs
 
 
 def deal(samples: Sequence[Sample], count: int, seed: int) -> list[list[Sample]]:

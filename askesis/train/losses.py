@@ -160,7 +160,7 @@ POLICY_LOSSES: dict[str, Callable[..., LossOutput]] = {
     "gspo": gspo,
     "cispo": cispo,
 }
-WHOLE = frozenset({gspo})
+WHOLE: frozenset[Callable[..., LossOutput]] = frozenset({gspo})
 """Losses that need `LossInputs.drift`."""
 CLIPS: dict[str, tuple[float, float]] = {
     "grpo": (0.2, 0.2),

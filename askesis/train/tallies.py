@@ -67,7 +67,7 @@ class Tally:
         self._known += _by_bucket(bucket)
         self._sums["gap_mean"] += _by_bucket(bucket, gap)
         self._sums["sampler_kl"] += _by_bucket(bucket, k3(part.sampler, begin))
-        for place in bucket.unique().tolist():
+        for place in torch.unique(bucket).tolist():
             self._gaps[place] = max(float(self._gaps[place]), float(gap[bucket == place].max()))
         same = gap if self._version is None else gap[part.oldest == self._version]
         if len(same):
@@ -94,7 +94,7 @@ class Tally:
         if known:
             found["ratio_min"] = min(least for least, _ in self._ratios)
             found["ratio_max"] = max(most for _, most in self._ratios)
-            found["ess"] = _effective(*self._weights.tolist(), known)
+            found["ess"] = _effective(float(self._weights[0]), float(self._weights[1]), known)
             products = torch.cat([*self._episodes.values()]).clamp(-MOST, MOST).exp()
             found["ess_episodes"] = _effective(
                 float(products.sum()), float(products.square().sum()), float(len(products))

@@ -1,6 +1,7 @@
 """Recipes: what is wrong is named with its path and what was meant; overrides; text that reads back."""
 
 import tomllib
+import typing
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,9 @@ def complaint(raw, overrides=()):
         ({"run": {"kind": "sft"}}, ["[demonstrations] is missing"]),
         ({"demonstrations": {}}, ["'sft'", "'rl'"]),
         ({"model": {"init": {}}}, ["model.init", "'sft'"]),
+        ({"train": {"corrections": [{"name": "tys"}]}}, ["train.corrections[0].name", "'tis'"]),
+        ({"train": {"corrections": [{"name": "tis"}, {"name": "mis"}]}}, ["tis and mis weigh by the same ratios"]),
+        ({"train": {"corrections": [{"name": "tis"}], "proximal": "sampler"}}, ["tis weighs", "'recompute'"]),
     ],
 )
 def test_what_is_wrong_is_named(raw, parts):
@@ -50,6 +54,14 @@ def test_every_fault_is_named_at_once():
     message = complaint({**GOOD, "rollouts": {}, "train": {"lr": -1.0}})
     assert "'rollouts'; did you mean 'rollout'?" in message
     assert "train.lr" in message
+
+
+def test_losses_and_corrections_are_those_of_the_trainer():
+    from askesis.loop.recipe import CorrectionSettings, Train
+    from askesis.train import CORRECTIONS, POLICY_LOSSES
+
+    assert typing.get_args(Train.model_fields["algorithm"].annotation) == (*POLICY_LOSSES,)
+    assert typing.get_args(CorrectionSettings.model_fields["name"].annotation) == (*CORRECTIONS,)
 
 
 def test_overrides_come_before_checks_and_speak_toml():
