@@ -6,6 +6,7 @@ import importlib
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -241,6 +242,28 @@ def show_run(
         _print_json({"id": folder.id, "folder": str(folder.path), "status": status, "result": result})
     else:
         print_run(folder, status, result)
+
+
+@runs.command(name="check")
+def check_run(
+    run: Annotated[str, typer.Argument(help="A run's id, its folder, or 'latest'.")],
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Prove from a run's store that no prompt was skipped and none trained twice, whatever ended it on the way."""
+    from askesis import loop
+    from askesis.cli.tables import print_check
+    from askesis.rollout import TraceStore
+
+    folder = loop.find_run(run, out)
+    with TraceStore(folder.traces, readonly=True) as store:
+        standing, wrong = store.ledger.standing(), store.ledger.check()
+    if as_json:
+        _print_json({"id": folder.id, "folder": str(folder.path), **asdict(standing), "wrong": wrong})
+    else:
+        print_check(folder, standing, wrong)
+    if wrong:
+        raise typer.Exit(1)
 
 
 def load_loop() -> ModuleType:

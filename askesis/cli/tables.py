@@ -14,6 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from askesis.loop import Evaluation, Plan, Recipe, RunFolder
+    from askesis.rollout import Standing
 
 _COLUMNS = 80
 
@@ -71,6 +72,21 @@ def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['active'] / 1e9:.2f}B" if row["experts"] else "–",
         )
     make_console().print(table)
+
+
+def print_check(folder: RunFolder, standing: Standing, wrong: Sequence[str]) -> None:
+    """What became of all prompts, and what is wrong with that."""
+    from askesis.loop import make_console
+
+    console, one = make_console(), standing
+    console.print(
+        f"{folder.path}: {one.steps} steps; of {one.drawn} prompts drawn {one.trained} were trained, {one.dropped} "
+        f"dropped for a reason, {one.open} on their way; {one.stale} groups given up as too old and drawn again; "
+        f"trained at most {one.staleness} version{'s' * (one.staleness != 1)} behind",
+        markup=False,
+    )
+    for line in wrong or ["nothing skipped, nothing trained twice, nothing older than allowed"]:
+        console.print(f"  {line}", markup=False, style="bold red" if wrong else "")
 
 
 def print_runs(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -79,6 +79,13 @@ def _backend(model: Qwen3, wanted: _Wanted, dtype: torch.dtype, *, compile: bool
     return EagerBackend(model, compile=compile and missing is None, **sizes)
 
 
+def _others(version: int, meant: str, found: str) -> EngineError:
+    return EngineError(
+        f"weights version {version} should have the fingerprint {meant}, but {found}: they are those of another "
+        "version or model, or were damaged on the way; update them again"
+    )
+
+
 class EmbeddedEngine:
     """`types.Engine` on a model in this process, whose parameters it reads in place.
 
@@ -89,6 +96,9 @@ class EmbeddedEngine:
     every product (None: as the model has them); bfloat16 for a float32 model is the faster on processors that multiply
     it, keeps a copy of the weights, and gives log-probabilities that are some 1e-2 from the trainer's. compile: let
     torch.compile fuse the torch backend's decode step. seed: of requests without one of their own.
+    keep_cache: at an update, sessions go on from the keys and values of the weights before, which costs nothing, and
+    makes their later log-probabilities a little other than those of the new weights alone; otherwise all is computed
+    again. New sessions never begin with what other weights have computed.
     Not thread-safe: one event loop at a time.
     """
 
@@ -105,6 +115,7 @@ class EmbeddedEngine:
         backend: _Wanted = "auto",
         dtype: _Type | None = None,
         seed: int | None = None,
+        keep_cache: bool = False,
     ) -> None:
         if not isinstance(model, Qwen3):
             raise EngineError(
@@ -146,6 +157,7 @@ class EmbeddedEngine:
         self._min_p = np.zeros(count, dtype=np.float32)
         self._truncated = np.zeros(count, dtype=np.bool_)
         self._draw_seed = np.random.default_rng(seed)
+        self._keep_cache = keep_cache
         self._version, self._running, self._closed = 0, 0, False
         self._counts = Counters()
         self._loop: asyncio.Task[None] | None = None
@@ -201,29 +213,30 @@ class EmbeddedEngine:
             raise
 
     async def update_weights(self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "") -> None:
-        """Sample under other weights from the next token on; all cached keys and values are dropped.
+        """Sample under other weights from the next token on, in requests that are on their way too.
 
         Empty weights: the model's parameters were changed in place. Otherwise every parameter must be there by name and
-        shape (the tied `lm_head.weight` may be left out), and is copied in. Raises `EngineError`, changing nothing.
-        fingerprint: of the weights that are meant. Where the model has others then (stale or damaged ones), it is an
-        `EngineError`, and so is every request, those in flight too, until an update is right.
+        shape (the tied `lm_head.weight` may be left out), and is copied in. Cached keys and values are dropped, or
+        kept (`keep_cache`). fingerprint: of the weights that are meant. Raises `EngineError`, changing nothing, where
+        the given ones do not fit or have another. Where the model has another then (stale or damaged ones), that is an
+        `EngineError` too, and so is every request, those in flight too, until an update is right.
         """
         if self._closed:
             raise EngineError("engine is closed: no weights can be updated")
         if version < 0:
             raise EngineError(f"weights version {version}: expected 0 or more")
         if weights:
-            self._load(weights)
+            self._load(weights, version, fingerprint)
         if fingerprint and (found := weights_fingerprint(self.model)) != fingerprint:
             self._known = _WRONG
-            error = EngineError(
-                f"weights version {version} should have the fingerprint {fingerprint}, but the engine's have {found}: "
-                "they are those of another version or model, or were damaged on the way; update them again"
-            )
+            error = _others(version, fingerprint, f"the engine's have {found}")
             self._fail(error)
             raise error
         self._version, self._known = version, self._mutations()
-        self._counts.recomputed += self._rows.drop()
+        if self._keep_cache:
+            self._rows.age()
+        else:
+            self._counts.recomputed += self._rows.drop()
         self._backend.refresh(changed=True)
 
     def release(self, session: str) -> None:
@@ -288,7 +301,7 @@ class EmbeddedEngine:
         for row in np.flatnonzero(self._rows.busy).tolist():
             self._vacate(row)
 
-    def _load(self, weights: Mapping[str, Any]) -> None:
+    def _load(self, weights: Mapping[str, Any], version: int, fingerprint: str) -> None:
         own = self.model.state_dict()
         tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
         missing, unknown = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
@@ -297,10 +310,13 @@ class EmbeddedEngine:
                 f"weights do not fit the model: missing {sorted(missing)[:3]} ({len(missing)}), "
                 f"unknown {sorted(unknown)[:3]} ({len(unknown)})"
             )
-        given = {name: torch.as_tensor(value) for name, value in weights.items()}
+        given = {name: torch.as_tensor(value).to(own[name].dtype) for name, value in weights.items()}
         for name, value in given.items():
             if value.shape != own[name].shape:
                 raise EngineError(f"weights: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+        parameters = {name: given[name] for name, _ in self.model.named_parameters()}
+        if fingerprint and (found := weights_fingerprint(parameters)) != fingerprint:
+            raise _others(version, fingerprint, f"those that came have {found}")
         with torch.no_grad():
             for name, value in given.items():
                 own[name].copy_(value)

@@ -1,7 +1,8 @@
 """Which tokens each row of the KV cache holds, whose they are, and where a new request finds most of its prefix.
 
 A row outlives the request that filled it: the next turn of the same session continues it, and any request whose prompt
-begins alike copies from it, until the row is the one longest idle and a request needs a row.
+begins alike copies from it, until the row is the one longest idle and a request needs a row. What was computed under
+other weights (a stale row) only the session goes on with that it belongs to: no new one begins with it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Rows:
     """Host-side state of `count` cache rows of `length` positions.
 
     tokens [count, length]: what is known; cached [count]: for how many of them keys and values are there; known
-    [count]: how many there are; busy [count]: whether a request is running in the row.
+    [count]: how many there are; busy [count]: whether a request is running in the row; stale [count]: whether weights
+    of before have computed some of what is cached.
     """
 
     def __init__(self, count: int, length: int) -> None:
@@ -41,6 +43,7 @@ class Rows:
         self.cached = np.zeros(count, dtype=np.int32)
         self.known = np.zeros(count, dtype=np.int32)
         self.busy = np.zeros(count, dtype=np.bool_)
+        self.stale = np.zeros(count, dtype=np.bool_)
         self._used = np.zeros(count, dtype=np.int64)
         self._clock = 0
         self._row_of: dict[str, int] = {}
@@ -55,7 +58,11 @@ class Rows:
         own = self._row_of.get(session) if session is not None else None
         if own is not None and (mine := self._continues(own, prompt)):
             return Place(row=own, source=own, reused=mine, again=0, evicted=False)
-        known = np.where(self.busy, self.known, self.cached)
+        barred = self.stale
+        if own is not None and not self.busy[own] and barred[own]:
+            barred = barred.copy()
+            barred[own] = False
+        known = np.where(barred, 0, np.where(self.busy, self.known, self.cached))
         common = self._common(prompt, known)
         ready = np.minimum(common, self.cached)
         source = int(ready.argmax())
@@ -116,6 +123,7 @@ class Rows:
                 del self._session_of[old]
             self._row_of[session], self._session_of[row] = row, session
         self.tokens[row, : len(prompt)] = prompt
+        self.stale[row] = place.reused > 0 and self.stale[place.source]
         self.known[row], self.cached[row], self.busy[row] = len(prompt), place.reused, True
 
     def leave(self, row: int) -> None:
@@ -129,6 +137,16 @@ class Rows:
         row = self._row_of.get(session)
         if row is not None:
             self._unname(row)
+            if self.stale[row] and not self.busy[row]:
+                self.cached[row], self.stale[row] = 0, False
+
+    def age(self) -> None:
+        """Other weights from now on: sessions go on from what they have, and nobody else does."""
+        owned = np.zeros(self.count, dtype=np.bool_)
+        owned[list(self._session_of)] = True
+        kept = owned | self.busy
+        self.cached[~kept] = 0
+        self.stale = kept & (self.cached > 0)
 
     def drop(self) -> int:
         """Forget all keys and values (other weights); the tokens of running requests have to be computed again."""
@@ -137,6 +155,7 @@ class Rows:
                 self._remember(session, int(self.cached[row]))
         again = int(self.cached[self.busy].sum())
         self.cached[:] = 0
+        self.stale[:] = False
         return again
 
     def _remember(self, session: str, cached: int) -> None:

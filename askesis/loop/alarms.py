@@ -12,6 +12,7 @@ GAP = "logprob_gap"
 GAP_BAND = 1e-3  # nats; the engine and the trainer compute the same float32 sums in another order
 ROUNDED_BAND = 0.5  # where one of them rounds to bfloat16
 INFRASTRUCTURE = 0.1  # share of attempts
+STALE = 0.1  # share of a step's groups
 QUIET = 10  # steps: one that comes back after fewer has not really been away
 
 
@@ -72,8 +73,21 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
             "too hard or too easy for this model, or rollout.group_size is too small"
         )
         yield "no_variance", message
+    came = record.groups + record.stale
+    if came and record.stale / came > STALE:
+        message = (
+            f"{record.stale} of {came} groups had grown too old and were given up; their prompts are drawn again. What "
+            "takes longest is lost first: raise rollout.staleness, or lower rollout.tasks_per_step"
+        )
+        yield "stale", message
+    if record.repeated_updates:
+        message = (
+            f"the engine refused the weights of version {record.version} {record.repeated_updates} times, for another "
+            "fingerprint than the trainer's, before they were right: something damages memory"
+        )
+        yield "update", message
     gap = record.trainer.get(GAP, 0.0)
-    if gap > band:
+    if gap > band and not record.ahead:  # where rollout runs ahead, other weights have sampled than are trained
         message = f"sampler and trainer disagree by {gap:.1e} nats a token (band {band:.0e}): not the same policy"
         yield "logprob_gap", message
     attempts, broken = record.episodes + record.retried, record.infrastructure + record.retried

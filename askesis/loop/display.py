@@ -5,10 +5,11 @@ Everything goes to stderr: stdout belongs to results.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -63,6 +64,19 @@ class Display:
         self._keep(text)
         if not self._quiet:
             self.console.print(Text(text, style=style))
+
+    @contextmanager
+    def also(self, logger: str) -> Iterator[None]:
+        """Say meanwhile what is logged there as a warning: that a step waits, and for what."""
+        handler = _Saying(self)
+        source = logging.getLogger(logger)
+        before, source.propagate = source.propagate, False
+        source.addHandler(handler)
+        try:
+            yield
+        finally:
+            source.removeHandler(handler)
+            source.propagate = before
 
     def alarm(self, alarm: Alarm) -> None:
         """Something is wrong with the run."""
@@ -129,14 +143,24 @@ class Display:
                 self._log.flush()
 
 
+class _Saying(logging.Handler):
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.say(record.getMessage())
+
+
 def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
     """What was learned, and what the machine did.
 
     `step 12 · reward 0.713 · success think 62%, no_think 71% · 24 thinking tokens` and
     `8,125 tokens/s · tools 0.21 s an episode · 4:05 left`. Where nothing is sampled the loss takes the place of both.
+    Where rollout runs ahead: `2.1 versions behind · 3 groups ready, 96 episodes on their way · trainer waited 0.4 s`.
     """
     learned = [f"step {record.step}"]
-    if record.sampled_tokens:
+    if record.sampled_tokens or record.ahead:
         rates = ", ".join(f"{mode} {_percent(rate)}" for mode, rate in record.success_by_mode.items())
         learned += [f"reward {_number(record.reward, 3)}", f"success {rates}"]
         thinking = [value for mode, value in record.thinking_by_mode.items() if mode != "no_think"]
@@ -149,7 +173,15 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
     if "router_balance" in record.trainer:
         learned.append(f"experts' balance {record.trainer['router_balance']:.2f}")
     tools = record.tool_s / max(record.episodes, 1)  # episodes overlap: their sum would be longer than the step
-    did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {tools:.2f} s an episode", left]
+    did = [f"{record.tokens_per_s:,.0f} tokens/s", f"tools {tools:.2f} s an episode"]
+    if record.ahead:
+        did += [
+            f"{record.staleness:.1f} versions behind",
+            f"{record.ready} groups ready, {record.flying} episodes on their way",
+            f"trainer waited {sum(record.waited.values()):.1f} s",
+        ]
+        did += [f"{record.stale} groups too old"] if record.stale else []
+    did.append(left)
     return " · ".join(learned), " · ".join(part for part in did if part)
 
 

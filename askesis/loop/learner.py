@@ -53,7 +53,7 @@ class Learner:
             teacher=teacher,
             corrections=[correction(one.name, low=one.low, high=one.high) for one in settings.corrections],
             proximal=settings.proximal,
-            threads=prepared.threads,
+            threads=prepared.trainer_threads,
             dtype=settings.dtype,
             seed=derived_seed(recipe.run.seed, "minibatches"),
         )

@@ -206,7 +206,7 @@ async def make_plan(
         episodes_per_step=shown.per_step if shown else rollout.tasks_per_step * rollout.group_size,
         threads=threads,
         memory=Memory(
-            weights=4 * parameters,
+            weights=4 * parameters * (2 if rollout.staleness else 1),
             training=int(4 * parameters * (1 + optimiser_floats)),
             cache=0 if shown and not recipe.eval.tasks else rows * row,
             activations=4 * wide * batch_tokens,

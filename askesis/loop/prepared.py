@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """What a recipe names, made. source: the folder the model came from, None for a fresh one. faults: those that are
-    put into the engine."""
+    """What a recipe names, made. source: the folder the model came from, None for a fresh one. threads: in all. faults:
+    those that are put into the engine."""
 
     recipe: Recipe
     env: Env
@@ -48,15 +49,31 @@ class Prepared:
         """The model's dimensions."""
         return self.model.config
 
-    def engine(self) -> Engine:
-        """An engine on the model's own weights."""
+    @property
+    def engine_threads(self) -> int:
+        """Threads that sample: all, where sampling and training take turns."""
         rollout = self.recipe.rollout
+        if not rollout.staleness:
+            return self.threads
+        return rollout.threads or max(1, self.threads // 2)
+
+    @property
+    def trainer_threads(self) -> int:
+        """Threads that compute gradients."""
+        return max(1, self.threads - self.engine_threads) if self.recipe.rollout.staleness else self.threads
+
+    def engine(self) -> Engine:
+        """An engine on the model's own weights; on a copy where these are trained while it samples."""
+        rollout = self.recipe.rollout
+        ahead = rollout.staleness > 0
         engine = EmbeddedEngine(
-            self.model,
+            copy.deepcopy(self.model).requires_grad_(False) if ahead else self.model,
             slots=rollout.slots,
             context_length=rollout.context_length,
+            threads=self.engine_threads,
             compile=rollout.compile,
             dtype=None if rollout.dtype == "float32" else rollout.dtype,
+            keep_cache=ahead and rollout.cache_at_update == "keep",
         )
         return engine if self.faults is None else FaultyEngine(engine, self.faults)
 

@@ -199,6 +199,17 @@ class Rollout(Section):
     """Of the sampling; log-probabilities are of the distribution scaled by it."""
     modes: Annotated[tuple[Mode, ...], Strict(False), Field(min_length=1)] = BOTH_MODES
     """Thinking modes and their shares. Tasks are spread over them evenly, never within a group."""
+    staleness: Natural = 0
+    """Most versions by which the weights may have changed between the first token of a group and the step that trains
+    it. 0: rollout and training take turns. From 1 on episodes go on while the trainer computes, the engine has weights
+    of its own, and no group is trained that is older."""
+    threads: Positive | None = None
+    """Threads of the engine where `staleness` is not 0, out of those of the run; unset: half of them. The trainer has
+    the others."""
+    cache_at_update: Literal["keep", "drop"] = "keep"
+    """What becomes of the engine's keys and values when the weights change under episodes in flight. `keep`: they go on
+    from them, which costs nothing. `drop`: they are computed again, and every log-probability is exactly that of the
+    weights that sampled the token."""
     concurrency: Positive = 256
     """Most episodes in flight."""
     slots: Positive = 64
@@ -476,6 +487,9 @@ class Recipe(Section):
             assert shown is not None
             bounded = run.minutes or run.steps or shown.tokens or shown.episodes
             _demand(bounded, "none of run.minutes, run.steps, demonstrations.tokens, .episodes says when to stop")
+            _demand(
+                not self.rollout.staleness, "rollout.staleness is for 'rl': demonstrations are played by no weights"
+            )
             kept = [mode for mode in shown.modes if (mode.budget, mode.budgets, mode.episode_budget) != (None,) * 3]
             _demand(not kept, "demonstrations.modes has a thinking budget, but a demonstrator keeps to none")
         if model.init is not None:

@@ -79,7 +79,14 @@ class StepRecord:
     groups: drawn; trained; dropped by reason. outcomes: final attempts by `who:reason`; retried: attempts repeated.
     tool_s: seconds in tools, summed over episodes. lost: what ended the first episode that the machinery ended.
     findings: of monitors, how many by name; finding: the gravest of those that call for action, in words.
-    began, made: fingerprints of the weights that were sampled under and trained, and of those that came of it.
+    began, made: fingerprints of the weights that were trained, and of those that came of it.
+    lasted_s: seconds since the step before, evaluations left out. staleness, staleness_max: mean and largest number of
+    versions between a trained token and the weights that were trained; distances: shares of the tokens by that number.
+    stale: groups given up as too old. waited: seconds in which the trainer waited for groups, by what for; held_s:
+    seconds in which nothing was drawn because training was behind. ready, flying: whole groups that wait for a later
+    step, and episodes on their way. sampled_length, trained_length: mean tokens of an episode of the groups that came
+    whole meanwhile, and of those that were trained. repeated_updates: of the engine's weights, refused the first time.
+    ahead: whether rollout goes on while the trainer computes.
     """
 
     step: int
@@ -112,10 +119,26 @@ class StepRecord:
     closed_by_budget: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, int] = field(default_factory=dict)
     finding: str = ""
+    lasted_s: float = 0.0
+    staleness: float = 0.0
+    staleness_max: int = 0
+    distances: Mapping[str, float] = field(default_factory=dict)
+    stale: int = 0
+    waited: Mapping[str, float] = field(default_factory=dict)
+    held_s: float = 0.0
+    ready: int = 0
+    flying: int = 0
+    sampled_length: float = math.nan
+    trained_length: float = math.nan
+    repeated_updates: int = 0
+    ahead: bool = False
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens sampled a second of sampling; of training where nothing is sampled."""
+        """Tokens sampled a second of sampling; where rollout runs ahead, of the whole step; of training where nothing
+        is sampled."""
+        if self.ahead:
+            return self.sampled_tokens / max(self.lasted_s, 1e-9)
         tokens, seconds = (self.sampled_tokens, self.sample_s) if self.sampled_tokens else (self.trained_tokens, 0.0)
         return tokens / max(seconds or self.sample_s + self.train_s, 1e-9)
 

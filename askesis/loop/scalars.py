@@ -1,4 +1,4 @@
-"""TensorBoard: every figure of every step, under `rollout/`, `thinking/`, `train/` and `time/`."""
+"""TensorBoard: every figure of every step, under `rollout/`, `thinking/`, `train/`, `pace/` and `time/`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class Scalars:
             "time/tool_s": record.tool_s,
             "time/tokens_per_s": record.tokens_per_s,
         }
+        if record.ahead:
+            values |= {
+                "pace/staleness": record.staleness,
+                "pace/staleness_max": record.staleness_max,
+                "pace/groups_too_old": record.stale,
+                "pace/groups_ready": record.ready,
+                "pace/episodes_on_their_way": record.flying,
+                "pace/trainer_waited_s": sum(record.waited.values()),
+                "pace/rollout_held_s": record.held_s,
+                "pace/sampled_length": record.sampled_length,
+                "pace/trained_length": record.trained_length,
+                "time/step_s": record.lasted_s,
+            }
+            values |= {f"pace/tokens_behind_{name}": share for name, share in record.distances.items()}
+            values |= {f"pace/trainer_waited_for_{why}_s": seconds for why, seconds in record.waited.items()}
         values |= {f"rollout/success_{mode}": value for mode, value in record.success_by_mode.items()}
         values |= {f"rollout/thinking_tokens_{mode}": value for mode, value in record.thinking_by_mode.items()}
         for name in ("triggered", "closed_by_itself", "closed_by_budget"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from askesis.loop.ageing import length
 from askesis.loop.recipe import Demonstrations, Recipe
 from askesis.loop.samples import Advantages, demonstration_samples, group_samples, why_dropped
 from askesis.loop.stream import Prompt, PromptStream, derived_seed, tasks_of
 from askesis.loop.watch import Watch
-from askesis.rollout import EpisodeSpec, PolicySpeakers, Roller, TraceSink, TraceStore, group_specs
+from askesis.rollout import EpisodeSpec, PolicySpeakers, TraceStore, group_specs
 from askesis.types import AskesisError, ConfigError, Env, Group, Policy, Renderer, Sample, Task, Trace
 
 Teach = Callable[[Group], "list[Sample] | str"]
@@ -33,12 +33,11 @@ class Batch:
 
 
 class Source:
-    """Draws prompts by place and plays them. `end`: the place at which it is exhausted, None for never. watch: has a
-    look at every group before it teaches."""
+    """Which prompts there are, what is played of each, and what groups teach. `end`: the place at which it is
+    exhausted, None for never. watch: has a look at every group before it teaches."""
 
     def __init__(
         self,
-        roller: Roller,
         *,
         prompts: Callable[[int, int], list[Prompt]],
         specs: Callable[[Prompt], list[EpisodeSpec]],
@@ -47,33 +46,26 @@ class Source:
         end: int | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self.roller, self.end = roller, end
-        self._prompts, self._specs, self._teach, self._per_step = prompts, specs, teach, per_step
-        self._watch = watch
+        self.specs, self.per_step, self.end = specs, per_step, end
+        self._prompts, self._teach, self._watch = prompts, teach, watch
 
-    def draw(self, position: int) -> list[Prompt]:
-        """The prompts of the step that begins at `position`; empty at the end."""
-        count = self._per_step if self.end is None else min(self._per_step, self.end - position)
-        return self._prompts(position, count) if count > 0 else []
+    def prompts(self, position: int, count: int) -> list[Prompt]:
+        """The prompts at `position` and after it; fewer than `count` at the end."""
+        left = count if self.end is None else min(count, self.end - position)
+        return self._prompts(position, left) if left > 0 else []
 
-    async def play(self, prompts: Sequence[Prompt], step: int) -> Batch | None:
-        """Play all prompts; None if the roller was shut down before they were whole. All traces are in the store."""
-        specs = [spec for prompt in prompts for spec in self._specs(prompt)]
-        whole: dict[str, Group] = {}
-        try:
-            async for group in self.roller.groups(specs, label="train", step=step):
-                whole[group.id] = group
-        finally:
-            await self.roller.shutdown()
-        if len(whole) < len(prompts):
-            return None
-        ordered = [whole[prompt.group] for prompt in prompts]  # not in the order in which the machine finished them
+    def prompt(self, position: int) -> Prompt:
+        """The prompt at `position`, wherever the end is."""
+        return self._prompts(position, 1)[0]
+
+    async def judge(self, groups: Sequence[Group], step: int) -> Batch:
+        """What whole groups, in their order, teach in a step."""
         samples: list[Sample] = []
         trained, dropped = [], {}
         if self._watch is not None:
             self._watch.begin(step)
-            await self._watch.replay(ordered)
-        for group in ordered:
+            await self._watch.replay(groups)
+        for group in groups:
             kept_out = self._watch.judge(group) if self._watch is not None else ""
             taught = kept_out or self._teach(group)
             if isinstance(taught, str):
@@ -81,13 +73,16 @@ class Source:
             else:
                 samples += taught
                 trained.append(group.id)
-        return Batch(groups=ordered, samples=samples, trained=trained, dropped=dropped)
+        return Batch(groups=groups, samples=samples, trained=trained, dropped=dropped)
 
 
 def rollout_source(
-    recipe: Recipe, roller: Roller, env: Env, advantages: Advantages, weights: Mapping[str, float], watch: Watch
+    recipe: Recipe, env: Env, advantages: Advantages, weights: Mapping[str, float], watch: Watch
 ) -> Source:
-    """Episodes of the model, in groups. weights: of tasks in the loss, by id; all others have 1."""
+    """Episodes of the model, in groups. weights: of tasks in the loss, by id; all others have 1.
+
+    Where rollout runs ahead of training, it ends with the last group that the run's steps can train.
+    """
     rollout, seed = recipe.rollout, recipe.run.seed
     stream = PromptStream(
         env,
@@ -102,19 +97,20 @@ def rollout_source(
         weight = weights.get(group.task.id, 1.0)
         return why_dropped(group) or ("audit" if weight == 0 else group_samples(group, advantages, weight))
 
+    ahead, steps = rollout.staleness > 0, recipe.run.steps
     return Source(
-        roller,
         prompts=stream.take,
         specs=lambda prompt: group_specs(
             prompt.task, prompt.thinking, group=prompt.group, size=rollout.group_size, seed=seed
         ),
         teach=teach,
         per_step=rollout.tasks_per_step,
+        end=steps * rollout.tasks_per_step if ahead and steps is not None else None,
         watch=watch,
     )
 
 
-def demonstration_source(recipe: Recipe, roller: Roller, env: Env) -> Source:
+def demonstration_source(recipe: Recipe, env: Env) -> Source:
     """Episodes of the environment's demonstrator, each a group of one. Passes after the first play the same again."""
     shown = _demonstrations(recipe)
     stream = PromptStream(
@@ -145,7 +141,7 @@ def demonstration_source(recipe: Recipe, roller: Roller, env: Env) -> Source:
         return demonstration_samples(group.learnable, observations=shown.observations)
 
     end = None if shown.episodes is None else shown.episodes * shown.epochs
-    return Source(roller, prompts=prompts, specs=specs, teach=teach, per_step=shown.per_step, end=end)
+    return Source(prompts=prompts, specs=specs, teach=teach, per_step=shown.per_step, end=end)
 
 
 def demonstrators(recipe: Recipe, env: Env, renderer: Renderer) -> PolicySpeakers:
@@ -188,20 +184,33 @@ def _demonstrations(recipe: Recipe) -> Demonstrations:
     return recipe.demonstrations
 
 
-class KeepFirst:
-    """A trace sink that enters every group in the ledger but keeps only the traces of the first `keep` groups."""
+class Sink:
+    """Where the traces of training go: into the store, under the step that goes on when they come.
 
-    def __init__(self, store: TraceStore, keep: int, *, kept: int = 0) -> None:
+    keep: keep only the traces of the first so many groups; all groups are entered in the ledger.
+    """
+
+    def __init__(self, store: TraceStore, *, keep: int | None = None, kept: int = 0) -> None:
         self._store, self._keep, self._kept = store, keep, kept
+        self.step = 0
+        self._lengths: list[int] = []
 
-    def add(self, traces: Sequence[Trace], **where: Any) -> None:
-        """As `TraceStore.add`."""
-        self._store.add(traces if self._kept < self._keep else (), **where)
+    def add(self, traces: Sequence[Trace], *, label: str = "", step: int = 0, group: Group | None = None) -> None:
+        """As `TraceStore.add`, whatever step the episodes were begun in."""
+        whole = self._keep is None or self._kept < self._keep
         self._kept += 1
+        self._store.add(traces if whole else (), label=label, step=self.step, group=group)
+        if group is not None:
+            self._lengths += map(length, group.learnable)
+
+    def lengths(self) -> list[int]:
+        """Sampled tokens of each episode of the whole groups that came since the last call."""
+        found, self._lengths = self._lengths, []
+        return found
 
 
-def sink_of(recipe: Recipe, store: TraceStore) -> TraceSink:
+def sink_of(recipe: Recipe, store: TraceStore) -> Sink:
     """Where the traces of training go."""
     if recipe.demonstrations is None:
-        return store
-    return KeepFirst(store, recipe.demonstrations.keep, kept=store.ledger.position())
+        return Sink(store)
+    return Sink(store, keep=recipe.demonstrations.keep, kept=store.ledger.position())

@@ -19,16 +19,17 @@ from askesis.types import AskesisError, ConfigError, Env, EnvError, Split, Task,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A task at its place in the stream."""
+    """A task at its place in the stream. draws: how often it was drawn before, and neither trained nor dropped."""
 
     position: int
     task: Task
     thinking: Thinking
+    draws: int = 0
 
     @property
     def group(self) -> str:
         """The name of the group of episodes that it makes; unique along a lineage."""
-        return f"g{self.position:07d}"
+        return f"g{self.position:07d}" + (f".{self.draws}" if self.draws else "")
 
 
 def derived_seed(*parts: object) -> int:

@@ -2,15 +2,20 @@
 
     draws entered -> episodes played and stored -> trainer.step -> engine told -> checkpoint -> step committed
 
+How far the left end may run ahead of the right one is the recipe's `rollout.staleness`; with 0 they take turns. The
+trainer computes in a thread of its own: only what touches the ledger, the engine or an episode is done in the event
+loop.
+
 Killed anywhere, a run goes on from the last step whose commit names a checkpoint: what came after is abandoned in the
-ledger (and kept in the store), its prompts are drawn again. Reinforcement and supervised learning differ in the source
-of episodes and in the loss, nowhere else.
+ledger (and kept in the store), its prompts are drawn again, as are those that were on their way. Reinforcement and
+supervised learning differ in the source of episodes and in the loss, nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import time
 from collections import Counter
@@ -18,51 +23,73 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from askesis.audit import is_canary
+from askesis.loop.ageing import Age, age, length
 from askesis.loop.alarms import Alarms
+from askesis.loop.beside import Beside
 from askesis.loop.checkpoints import Position, prune, write_checkpoint
 from askesis.loop.display import Display, duration
+from askesis.loop.draws import Draws
 from askesis.loop.evaluation import Exam, Examiner, demand_played, heldout_tasks, lost
 from askesis.loop.folder import RunFolder, write_whole
 from askesis.loop.gate import Gate
 from askesis.loop.learner import Learner
+from askesis.loop.line import Line, Tally
 from askesis.loop.prepared import Prepared
 from askesis.loop.results import Evaluation, StepRecord, plain_values
 from askesis.loop.scalars import Scalars
-from askesis.loop.source import Batch, Source, demonstration_source, demonstrators, rollout_source, sink_of
-from askesis.loop.stream import Prompt, all_thinkings, limited
+from askesis.loop.source import Batch, demonstration_source, demonstrators, rollout_source, sink_of
+from askesis.loop.stream import all_thinkings, limited
 from askesis.loop.updating import update
 from askesis.loop.watch import LOOKED_BACK, Watch
 from askesis.models import fingerprint
-from askesis.rollout import Draw, EngineSpeakers, Progress, Roller, Speakers, TraceStore, by_mode, summarise
+from askesis.rollout import (
+    STALE,
+    EngineSpeakers,
+    Pace,
+    Progress,
+    Roller,
+    Scheduler,
+    Speakers,
+    TraceStore,
+    by_mode,
+    summarise,
+)
 from askesis.types import Engine, Trace
 
 
+class Plays(Protocol):
+    """What has episodes in flight."""
+
+    async def shutdown(self) -> None: ...
+
+
 class Stop:
-    """Whether somebody wants the run to end; shuts down the rollers that are told to it."""
+    """Whether somebody wants the run to end; shuts down what plays episodes and is told to it."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._rollers: set[Roller] = set()
+        self._playing: set[Plays] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def watch(self, roller: Roller) -> None:
+    def watch(self, plays: Plays) -> None:
         """Shut this one down too, when it comes to that."""
-        self._rollers.add(roller)
+        self._playing.add(plays)
         if self.asked:
-            self._shut(roller)
+            self._shut(plays)
 
     def ask(self) -> None:
         """End soon: what is in flight is cancelled and emitted. The second time it is the usual interruption."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        for roller in self._rollers:
-            self._shut(roller)
+        for plays in self._playing:
+            self._shut(plays)
 
-    def _shut(self, roller: Roller) -> None:
-        task = asyncio.get_running_loop().create_task(roller.shutdown())
+    def _shut(self, plays: Plays) -> None:
+        task = asyncio.get_running_loop().create_task(plays.shutdown())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -101,9 +128,11 @@ class Training:
     stopped_by: str = ""
     watch: Watch = field(init=False)
     _engine: Engine | None = None
+    _beside: Beside = field(init=False)
     _saved: int = 0  # the step of the newest checkpoint
 
     def __post_init__(self) -> None:
+        self._beside = Beside(self.prepared.recipe.run.stall_s, self.display.say)
         self.watch = Watch(self.prepared.recipe.monitors, self.folder.findings, self.prepared.env)
 
     async def run(self) -> None:
@@ -115,7 +144,7 @@ class Training:
             else None
         )
         try:
-            with self.stop.on_signals():
+            with self.stop.on_signals(), self.display.also("askesis.rollout"):
                 if self.prepared.recipe.eval.before:
                     await self.evaluate("before")
                 await self._train(scalars)
@@ -126,26 +155,43 @@ class Training:
                 scalars.close()
             if self._engine is not None:
                 await self._engine.close()
+            self._beside.close()
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
     async def _train(self, scalars: Scalars | None) -> None:
-        source = await self._source()
-        if self.prepared.recipe.demonstrations is None:
-            self.watch.recall(self._latest())
-        every = self.prepared.recipe.eval.every
         self.stopped_by = self._bound()
+        if not self.stopped_by:
+            if self.prepared.recipe.demonstrations is None:
+                self.watch.recall(self._latest())
+            line = await self._line()
+            try:
+                await self._steps(line, scalars)
+            finally:
+                await line.scheduler.shutdown()
+        if self.stop.asked:
+            self.stopped_by = "interrupt"
+        await self._save_last()
+
+    async def _steps(self, line: Line, scalars: Scalars | None) -> None:
+        every = self.prepared.recipe.eval.every
+        self._begin(line)
         while not self.stopped_by:
             step = self.position.step
             if every and step and step % every == 0 and not self.stop.asked:  # also one that a kill cut off
                 await self.evaluate(f"step {step}", greedy=False)
-            record = await self._step(source)
+                line.tally.skip()
+            record = await self._step(line)
             if record is None:
                 break
             self._tell(record, scalars)
-        if self.stop.asked:
-            self.stopped_by = "interrupt"
-        self._save_last()
+
+    def _begin(self, line: Line) -> None:
+        """Enter the next step: from now on what is drawn and emitted is its."""
+        step = self.position.step + 1
+        staleness = self.prepared.recipe.rollout.staleness
+        self.store.ledger.begin_step(step, version=self.position.version, staleness=staleness)
+        line.begin(step)
 
     def _latest(self) -> Iterator[Trace]:
         """What the steps before this one played, as many as monitors look back at, in their order."""
@@ -159,69 +205,84 @@ class Training:
         for step in reversed(steps):
             yield from self.store.traces(label="train", step=step, final=True)
 
-    async def _step(self, source: Source) -> StepRecord | None:
+    async def _step(self, line: Line) -> StepRecord | None:
         """One step, committed; None if there is nothing left to draw, or it was interrupted."""
-        ledger, step = self.store.ledger, self.position.step + 1
-        prompts = source.draw(ledger.position())
-        if not prompts or self.stop.asked:
+        begun = time.monotonic()
+        if line.scheduler.version != self.position.version:
+            line.scheduler.advance(self.position.version)
+        taken = await line.take()
+        if taken is None:
             self.stopped_by = self.stopped_by or "demonstrations"
             return None
-        begun = time.monotonic()
-        progress = source.roller.progress
-        before = (progress.tool_s, progress.tokens, progress.retried)
-        ledger.begin_step(step, [_draw(prompt) for prompt in prompts], version=self.position.version)
-        batch = await source.play(prompts, step)
-        if batch is None:
-            return None
+        batch = await line.source.judge(taken[1], self.position.step + 1)
         sampled = time.monotonic()
-        began = fingerprint(self.prepared.model)
-        figures = (
-            self.learner.step(batch.samples, progress=self._progress(), version=self.position.version)
-            if batch.samples
-            else {}
-        )
+        figures, fingerprints = await self._beside.do("a step of the trainer", lambda: self._learn(batch))
         version = self.position.version + 1
-        made = fingerprint(self.prepared.model)
-        if self._engine is not None:
-            seconds = self.prepared.recipe.rollout.timeouts.update_s
-            await update(self._engine, {}, version, fingerprint=made, seconds=seconds)
+        repeated = await self._hand_over(version, fingerprints[1])
         done = time.monotonic()
-        tokens = sum(len(sample) for sample in batch.samples)
+        ages = age(batch.samples, self.position.version)
         self.position = Position(
-            step=step,
+            step=self.position.step + 1,
             version=version,
             seconds=self.position.seconds + done - begun,
-            tokens=self.position.tokens + tokens,
+            tokens=self.position.tokens + sum(len(sample) for sample in batch.samples),
         )
         record = step_record(
             batch,
             self.position,
+            line,
+            taken[0].figures,
             sample_s=sampled - begun,
             train_s=done - sampled,
-            tool_s=progress.tool_s - before[0],
-            sampled_tokens=0 if self.prepared.recipe.demonstrations else progress.tokens - before[1],
-            retried=progress.retried - before[2],
+            ages=ages,
+            repeated=repeated,
             trainer=figures,
-            fingerprints=(began, made),
+            fingerprints=fingerprints,
             watch=self.watch,
         )
         self.history.append(record)
+        await self._commit(line, batch, record)
+        return record
+
+    def _learn(self, batch: Batch) -> tuple[Mapping[str, float], tuple[str, str]]:
+        """In the trainer's thread: what a batch teaches; figures, and the fingerprints before and after."""
+        began = fingerprint(self.prepared.model)
+        figures: Mapping[str, float] = {}
+        if batch.samples:
+            figures = self.learner.step(batch.samples, progress=self._progress(), version=self.position.version)
+        return figures, (began, fingerprint(self.prepared.model))
+
+    async def _hand_over(self, version: int, made: str) -> int:
+        """Give the engine the weights that were made. How often that had to be repeated.
+
+        Where rollout runs ahead, the engine has a copy of its own, and goes on sampling under it right after.
+        """
+        if self._engine is None:
+            return 0
+        rollout = self.prepared.recipe.rollout
+        weights = self.prepared.model.state_dict() if rollout.staleness else {}
+        return await update(self._engine, weights, version, fingerprint=made, seconds=rollout.timeouts.update_s) - 1
+
+    async def _commit(self, line: Line, batch: Batch, record: StepRecord) -> None:
+        """Write the step down, with a checkpoint if one is due; then what is drawn and emitted is the next one's."""
+        step = record.step
         with self.folder.metrics.open("a", encoding="utf-8") as file:  # before the commit: no committed step lacks it
             file.write(json.dumps(plain_values(record)) + "\n")
         self.stopped_by = "monitors" if self.watch.stop else self._bound()
         due = self.stopped_by or step - self._saved >= self.prepared.recipe.checkpoint.every_steps
-        name = self._write() if due else None
-        ledger.commit_step(
+        name = await self._beside.do("a checkpoint", self._write) if due else None
+        self.store.ledger.commit_step(
             step,
-            version,
+            record.version,
             trained=batch.trained,
-            dropped=batch.dropped,
+            dropped={**batch.dropped, **dict.fromkeys(line.stale, STALE)},
             checkpoint=name,
-            fingerprints=(began, made),
+            fingerprints=(record.began, record.made),
         )
+        if not self.stopped_by:
+            self._begin(line)
         if name is not None:
             prune(self.folder, self.prepared.recipe.checkpoint.keep)
-        return record
 
     def _write(self) -> str:
         name = write_checkpoint(
@@ -234,10 +295,10 @@ class Training:
         self._saved = self.position.step
         return name
 
-    def _save_last(self) -> None:
+    async def _save_last(self) -> None:
         """Give the last committed step a checkpoint if it has none: an interrupted run loses no training."""
         if self.position.step > self._saved:
-            self.store.ledger.mark_checkpoint(self.position.step, self._write())
+            self.store.ledger.mark_checkpoint(self.position.step, await self._beside.do("a checkpoint", self._write))
             prune(self.folder, self.prepared.recipe.checkpoint.keep)
 
     def _bound(self) -> str:
@@ -297,15 +358,17 @@ class Training:
             await update(self._engine, {}, self.position.version, fingerprint=meant, seconds=seconds)
         return self._engine
 
-    async def _source(self) -> Source:
+    async def _line(self) -> Line:
         prepared, recipe = self.prepared, self.prepared.recipe
         speakers: Speakers
         if recipe.demonstrations is None:
             speakers = EngineSpeakers(await self.engine())
+            source = rollout_source(recipe, prepared.env, self.learner.advantages, self.gate.weights, self.watch)
         else:
             speakers = demonstrators(recipe, prepared.env, prepared.renderer)
-        shown = recipe.demonstrations
-        of = shown.per_step if shown else recipe.rollout.tasks_per_step * recipe.rollout.group_size
+            source = demonstration_source(recipe, prepared.env)
+        sink = sink_of(recipe, self.store)
+        of = source.per_step * (1 if recipe.demonstrations else recipe.rollout.group_size)
         roller = Roller(
             speakers,
             prepared.renderer,
@@ -315,14 +378,29 @@ class Training:
             concurrency=recipe.rollout.concurrency,
             retries=recipe.rollout.retries,
             costs=prepared.costs(),
-            store=sink_of(recipe, self.store),
+            store=sink,
             reception=prepared.reception,
             on_progress=lambda progress: self.display.progress("episodes", (progress.finished - 1) % of + 1, of),
         )
-        self.stop.watch(roller)
-        if shown is None:
-            return rollout_source(recipe, roller, prepared.env, self.learner.advantages, self.gate.weights, self.watch)
-        return demonstration_source(recipe, roller, prepared.env)
+        draws = Draws(source, self.store.ledger)
+        scheduler = Scheduler(
+            roller,
+            draw=draws.draw,
+            per_step=source.per_step,
+            staleness=recipe.rollout.staleness,
+            version=self.position.version,
+            step=self.position.step + 1,
+        )
+        self.stop.watch(scheduler)
+        return Line(
+            source=source,
+            draws=draws,
+            sink=sink,
+            scheduler=scheduler,
+            tally=Tally(roller.progress),
+            sampled=recipe.demonstrations is None,
+            ahead=recipe.rollout.staleness > 0,
+        )
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -372,19 +450,16 @@ class Training:
         return self.folder.evaluations / f"{name.replace(' ', '-')}.json"
 
 
-def _draw(prompt: Prompt) -> Draw:
-    return Draw(position=prompt.position, group=prompt.group, task=prompt.task.id, mode=prompt.thinking.mode)
-
-
 def step_record(
     batch: Batch,
     position: Position,
+    line: Line,
+    pace: Pace,
     *,
     sample_s: float,
     train_s: float,
-    tool_s: float,
-    sampled_tokens: int,
-    retried: int,
+    ages: Age,
+    repeated: int,
     trainer: Mapping[str, float],
     fingerprints: tuple[str, str],
     watch: Watch,
@@ -392,6 +467,8 @@ def step_record(
     """The figures of a step."""
     traces = [trace for trace in batch.traces if not is_canary(trace.task)]
     overall, modes = summarise(traces), by_mode(traces)
+    done, lengths = line.tally.take(), line.sink.lengths()
+    trained = [length(trace) for group in batch.groups if group.id in batch.trained for trace in group.learnable]
     return StepRecord(
         step=position.step,
         version=position.version,
@@ -408,19 +485,32 @@ def step_record(
         turns=overall.turns,
         truncated=overall.truncated,
         episodes=overall.episodes,
-        retried=retried,
+        retried=done.retried,
         infrastructure=overall.infrastructure,
         groups=len(batch.groups),
         trained_groups=len(batch.trained),
         dropped=Counter(batch.dropped.values()),
         outcomes=overall.outcomes,
-        sampled_tokens=sampled_tokens,
+        sampled_tokens=done.tokens if line.sampled else 0,
         trained_tokens=sum(len(sample) for sample in batch.samples),
-        tool_s=tool_s,
+        tool_s=done.tool_s,
         trainer=trainer,
         began=fingerprints[0],
         made=fingerprints[1],
         lost=lost(traces),
         findings=watch.counts,
         finding=watch.worst,
+        lasted_s=done.seconds,
+        staleness=ages.mean,
+        staleness_max=ages.most,
+        distances=ages.shares,
+        stale=len(line.stale),
+        waited=dict(pace.waited_s),
+        held_s=pace.held_s,
+        ready=pace.ready,
+        flying=pace.flying,
+        sampled_length=sum(lengths) / len(lengths) if lengths else math.nan,
+        trained_length=sum(trained) / len(trained) if trained else math.nan,
+        repeated_updates=repeated,
+        ahead=line.ahead,
     )

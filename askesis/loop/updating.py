@@ -21,8 +21,8 @@ async def update(
     fingerprint: str,
     seconds: float,
     attempts: int = ATTEMPTS,
-) -> None:
-    """As `Engine.update_weights`, up to `attempts` times, each for at most `seconds`.
+) -> int:
+    """As `Engine.update_weights`, up to `attempts` times, each for at most `seconds`. How many it took.
 
     Raises `EngineError` when the last one failed: the engine refuses to sample under weights that are not the ones
     that were meant, so nothing wrong was sampled meanwhile.
@@ -30,7 +30,7 @@ async def update(
     for attempt in range(1, attempts + 1):
         try:
             await asyncio.wait_for(engine.update_weights(weights, version, fingerprint=fingerprint), seconds)
-            return
+            return attempt
         except (EngineError, TimeoutError) as error:
             told = str(error) or f"no answer within {seconds:g} s"
             if attempt == attempts:
@@ -38,3 +38,4 @@ async def update(
                     f"weights version {version} did not get into the engine in {attempts} attempts; the last: {told}"
                 ) from error
             _log.warning("weights version %d did not get into the engine, and are sent again: %s", version, told)
+    raise AssertionError("unreachable")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,16 @@ def _put(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """16 hex digits over the names, shapes and bits of all weights; the order of the parameters does not count.
+def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """16 hex digits over the names, shapes and bits of all weights, of a model or by name (a tied one once, as
+    `named_parameters` does); their order does not count.
 
     The same on every device. It costs one pass over the weights, where they are. It finds what goes wrong, not what
     somebody does on purpose.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    named = weights.named_parameters() if isinstance(weights, nn.Module) else weights.items()
+    for name, parameter in sorted(named):
         digest.update(f"{name} {list(parameter.shape)} {parameter.dtype} {_checksum(parameter):x}".encode())
     return digest.hexdigest()[:16]
 

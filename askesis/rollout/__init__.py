@@ -4,7 +4,7 @@ from askesis.rollout.arguments import complaint
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
 from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Reception, Turn
-from askesis.rollout.ledger import Draw, Ledger, Step
+from askesis.rollout.ledger import STALE, Draw, Ledger, Open, Standing, Step
 from askesis.rollout.pacing import Pace, Scheduler, Taken, oldest_version
 from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roll, Roller, TraceSink, group_specs
@@ -16,6 +16,7 @@ from askesis.rollout.store import StepSummary, TraceStore
 from askesis.rollout.tree import TokenTree
 
 __all__ = [
+    "STALE",
     "Answer",
     "Ask",
     "Costs",
@@ -31,6 +32,7 @@ __all__ = [
     "Ledger",
     "Listener",
     "Meter",
+    "Open",
     "Pace",
     "PolicySpeakers",
     "Progress",
@@ -42,6 +44,7 @@ __all__ = [
     "Speaker",
     "Speakers",
     "Stage",
+    "Standing",
     "Step",
     "StepSummary",
     "Summary",

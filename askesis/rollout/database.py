@@ -17,7 +17,7 @@ from typing import Any
 
 from askesis.types import StoreError
 
-SCHEMA = 3
+SCHEMA = 4
 APPLICATION = 0x41534B45  # "ASKE" in SQLite's application_id: this file is ours
 
 _WEIGHTS = """
@@ -131,10 +131,11 @@ class Database:
             raise StoreError(f"{self.path} is an SQLite file, but no trace store of Askesis")
         elif schema == 1 and self.readonly:  # which had no fingerprints
             connection.executescript(_WEIGHTS.format(temporary="TEMPORARY"))
-        elif schema in (1, 2) and not self.readonly:  # which had no artifacts
+        elif schema in (1, 2, 3) and not self.readonly:  # 2 had no artifacts; in 3 every prompt was drawn once
             weights = _WEIGHTS.format(temporary="") if schema == 1 else ""
-            connection.executescript(f"BEGIN; PRAGMA user_version = {SCHEMA}; {weights} {_ARTIFACTS} COMMIT;")
-        elif schema not in (2, SCHEMA):
+            artifacts = _ARTIFACTS if schema < 3 else ""
+            connection.executescript(f"BEGIN; PRAGMA user_version = {SCHEMA}; {weights} {artifacts} COMMIT;")
+        elif schema not in (2, 3, SCHEMA):
             raise StoreError(f"{self.path} has schema {schema}, this version of Askesis reads {SCHEMA}")
 
     @contextmanager

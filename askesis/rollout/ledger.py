@@ -1,14 +1,18 @@
 """The ledger: which prompts were drawn, and what became of each, so that a resumed run can prove that it lost nothing.
 
-A step begins (its draws are entered), its groups are emitted (`TraceStore.add`, label `train`), and it is committed:
-every group is settled as trained or dropped, and the new version and checkpoint are entered, in one transaction. After
-a kill, `rewind` goes back to the last committed step that has a checkpoint. Along the surviving lineage `check` then
-finds no prompt skipped and none trained twice.
+A step begins, prompts are drawn while it lasts, their groups are emitted (`TraceStore.add`, label `train`), and it is
+committed: the groups that it used are settled as trained or dropped, and the new version and checkpoint are entered, in
+one transaction. Synchronous, that is all that was drawn in it; asynchronous, groups are settled in a later step than
+the one they were drawn in, some are given up as stale, and their prompts are drawn again, as another group. After a
+kill, `rewind` goes back to the last committed step that has a checkpoint, and `open` tells which prompts were on their
+way then, and are drawn again before any new one. Along the surviving lineage `check` then finds no prompt skipped and
+none trained twice.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +22,7 @@ from askesis.types import StoreError
 
 TRAIN = "train"  # the label of traces that are rolled out to be trained on; no other counts here
 TRAINED = "trained"
+STALE = "stale"  # the fate of a group that was given up since it had grown too old; its prompt is drawn again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,29 @@ class Draw:
     group: str
     task: str
     mode: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """A prompt that was drawn and is neither trained nor dropped. draws: how often it was drawn so far."""
+
+    position: int
+    draws: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What became of the prompts of the surviving lineage. trained, dropped: prompts; stale: groups that were given up
+    as too old; open: prompts on their way. staleness: most versions by which the oldest token of a trained group was
+    behind the weights that it was trained into."""
+
+    steps: int
+    drawn: int
+    trained: int
+    dropped: int
+    open: int
+    stale: int
+    staleness: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,29 +72,65 @@ class Step:
     made: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A draw of the surviving lineage, and what became of it; None: nothing yet."""
+
+    position: int
+    group: str
+    at: tuple[int, int]  # lineage and step
+    fate: str | None
+    settled: tuple[int, int] | None
+
+    def may_be_drawn_again(self, by: _Drawn) -> bool:
+        """Whether it was given up, or was on its way when a kill came."""
+        return self.fate == STALE or (self.fate is None and self.at[0] < by.at[0])
+
+
+_PATIENCE = 2  # times the bound of staleness, in steps, after which a group that was drawn and not emitted is lost
+_TRAINED = (TRAINED, TRAIN)
+_TRAINED_GROUPS = (
+    "FROM settled JOIN steps ON steps.lineage = settled.lineage AND steps.step = settled.step "
+    "JOIN emitted ON emitted.group_id = settled.group_id "
+    f"WHERE settled.fate = ? AND emitted.label = ? AND {live('settled')} AND {live('emitted')}"
+)
+
+
 class Ledger:
     """Part of a `TraceStore`. Steps count from 1. All methods raise `StoreError` for what contradicts the record."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin_step(self, step: int, draws: Iterable[Draw], *, version: int, staleness: int = 0) -> None:
-        """Enter the prompts drawn in `step`, before any of their episodes starts.
+    def begin_step(self, step: int, draws: Iterable[Draw] = (), *, version: int, staleness: int = 0) -> None:
+        """Enter that `step` goes on, and the prompts that it begins with drawing.
 
         version: of the weights as the step begins. staleness: most versions between a group's oldest token and the
         weights that are trained on it; 0 is synchronous.
         """
-        draws, lineage = tuple(draws), self._database.lineage
+        lineage = self._database.lineage
         last = self.last_step()
         expected = 1 if last is None else last.step + 1
         if step != expected:
             raise StoreError(f"cannot begin step {step}: after the committed ones comes {expected}")
         with self._database.transaction(f"begin step {step}") as connection:
             connection.execute("INSERT INTO steps VALUES (?, ?, ?, ?, NULL, NULL)", (lineage, step, version, staleness))
-            connection.executemany(
-                "INSERT INTO draws VALUES (?, ?, ?, ?, ?, ?)",
-                [(lineage, step, draw.position, draw.group, draw.task, draw.mode) for draw in draws],
+            self._enter(connection, step, draws)
+
+    def draw(self, step: int, draws: Iterable[Draw]) -> None:
+        """Enter prompts that are drawn while `step` goes on, before any of their episodes starts."""
+        with self._database.transaction(f"draw in step {step}") as connection:
+            going = connection.execute(
+                "SELECT 1 FROM steps WHERE lineage = ? AND step = ? AND version IS NULL", (self._database.lineage, step)
             )
+            if going.fetchone() is None:
+                raise StoreError(f"cannot draw in step {step}: it was not begun, or is committed already")
+            self._enter(connection, step, draws)
+
+    def _enter(self, connection: sqlite3.Connection, step: int, draws: Iterable[Draw]) -> None:
+        lineage = self._database.lineage
+        rows = [(lineage, step, draw.position, draw.group, draw.task, draw.mode) for draw in draws]
+        connection.executemany("INSERT INTO draws VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def commit_step(
         self,
@@ -80,8 +144,9 @@ class Ledger:
     ) -> None:
         """Enter, all or nothing, that `step` trained these groups and made `version`.
 
-        dropped: groups that were not trained, with the reason. checkpoint: its name; it must be whole on disk before.
-        fingerprints: of the weights that were trained, and of those that came of it.
+        dropped: groups that were not trained, with the reason (`STALE`: its prompt is drawn again). checkpoint: its
+        name; it must be whole on disk before. fingerprints: of the weights that were trained, and of those that came
+        of it.
         """
         fates = [(group, TRAINED) for group in trained] + list((dropped or {}).items())
         lineage = self._database.lineage
@@ -145,12 +210,51 @@ class Ledger:
         """How many prompts of the stream the surviving lineage has drawn: where the next step draws on."""
         return int(self._database.all(f"SELECT coalesce(max(position) + 1, 0) FROM draws WHERE {live('draws')}")[0][0])
 
+    def open(self) -> list[Open]:
+        """The prompts that a run which goes on from here has to draw again before any new one, by position."""
+        counts = Counter(draw.position for draw in self._draws())
+        return [
+            Open(position=draw.position, draws=counts[draw.position])
+            for draw in sorted(self._latest().values(), key=lambda draw: draw.position)
+            if draw.fate in (None, STALE)
+        ]
+
+    def standing(self) -> Standing:
+        """What became of all that was drawn."""
+        fates = Counter("open" if draw.fate in (None, STALE) else draw.fate for draw in self._latest().values())
+        (behind,) = self._database.all(f"SELECT max(base_version - oldest) {_TRAINED_GROUPS}", _TRAINED)[0]
+        return Standing(
+            steps=len(self.steps()),
+            drawn=fates.total(),
+            trained=fates[TRAINED],
+            open=fates["open"],
+            dropped=fates.total() - fates[TRAINED] - fates["open"],
+            stale=sum(draw.fate == STALE for draw in self._draws()),
+            staleness=int(behind or 0),
+        )
+
+    def _draws(self) -> list[_Drawn]:
+        """What was drawn, in the order in which it was, with what became of it."""
+        rows = self._database.all(f"SELECT group_id, fate, lineage, step FROM settled WHERE {live('settled')}")
+        fates = {group: (fate, (lineage, step)) for group, fate, lineage, step in rows}
+        rows = self._database.all(
+            f"SELECT position, group_id, lineage, step FROM draws WHERE {live('draws')} ORDER BY lineage, step"
+        )
+        return [
+            _Drawn(position, group, (lineage, step), *fates.get(group, (None, None)))
+            for position, group, lineage, step in rows
+        ]
+
+    def _latest(self) -> dict[int, _Drawn]:
+        """The last draw of each prompt."""
+        return {draw.position: draw for draw in self._draws()}
+
     def check(self) -> list[str]:
         """What is wrong along the surviving lineage; empty if nothing is.
 
-        Looks for prompts skipped or drawn twice, groups trained twice, trained without having been drawn or emitted,
-        never settled, or staler than allowed, for gaps in steps and versions, and for weights that changed between two
-        steps.
+        Looks for prompts skipped, or drawn again though an earlier group of theirs was not given up; for prompts and
+        groups trained twice, groups trained without having been drawn or emitted, never settled, or staler than
+        allowed; for gaps in steps and versions, and for weights that changed between two steps.
         """
         return [
             *self._check_steps(),
@@ -181,42 +285,59 @@ class Ledger:
                 yield f"step {step.step} trained weights {step.began}, but step {last.step} had made {last.made}"
 
     def _check_draws(self) -> Iterable[str]:
-        rows = self._database.all(f"SELECT position, group_id FROM draws WHERE {live('draws')} ORDER BY position")
-        positions = Counter(position for position, _ in rows)
-        yield from (f"prompt {position} was drawn {n} times" for position, n in positions.items() if n > 1)
-        skipped = set(range(max(positions, default=-1) + 1)) - set(positions)
+        draws = self._draws()
+        by_prompt: defaultdict[int, list[_Drawn]] = defaultdict(list)
+        for draw in draws:
+            by_prompt[draw.position].append(draw)
+        skipped = set(range(max(by_prompt, default=-1) + 1)) - set(by_prompt)
         yield from (f"prompt {position} was skipped" for position in sorted(skipped))
-        groups = Counter(group for _, group in rows)
+        newest = max((found[0].at for found in by_prompt.values()), default=(0, 0))  # of those drawn for the first time
+        for position, found in sorted(by_prompt.items()):
+            if any(not one.may_be_drawn_again(following) for one, following in pairwise(found)):
+                yield f"prompt {position} was drawn {len(found)} times"
+            last = found[-1]
+            if last.fate == STALE and last.settled is not None and newest > last.settled:
+                yield f"prompt {position} was skipped: {last.group} was given up as stale, and nothing drawn for it"
+            if last.fate is None and newest[0] > last.at[0]:
+                yield f"prompt {position} was skipped: {last.group} was on its way at a kill, and nothing drawn for it"
+        groups = Counter(draw.group for draw in draws)
         yield from (f"group {group} was drawn {n} times" for group, n in groups.items() if n > 1)
 
     def _check_fates(self) -> Iterable[str]:
         settled = self._database.all(f"SELECT group_id, fate, step FROM settled WHERE {live('settled')}")
-        drawn = dict(self._database.all(f"SELECT group_id, step FROM draws WHERE {live('draws')}"))
-        rows = self._database.all(f"SELECT group_id FROM emitted WHERE label = ? AND {live('emitted')}", (TRAIN,))
-        emitted = {group for (group,) in rows}
+        drawn = {draw.group: draw for draw in self._draws()}
+        rows = self._database.all(
+            f"SELECT group_id, oldest FROM emitted WHERE label = ? AND {live('emitted')}", (TRAIN,)
+        )
+        emitted: dict[str, int | None] = dict(rows)
         for group, n in Counter(group for group, _, _ in settled).items():
             if n > 1:
                 yield f"group {group} was settled {n} times"
+        prompts = Counter(drawn[group].position for group, fate, _ in settled if group in drawn and fate != STALE)
+        yield from (f"prompt {position} was trained or dropped {n} times" for position, n in prompts.items() if n > 1)
         for group, fate, step in settled:
             if group not in drawn:
                 yield f"group {group} was {fate} in step {step}, but never drawn"
             elif fate == TRAINED and group not in emitted:
                 yield f"group {group} was trained in step {step}, but never emitted"
-        fates = {group for group, _, _ in settled}
-        rows = self._database.all(f"SELECT step, staleness FROM steps WHERE version IS NOT NULL AND {live('steps')}")
-        last, staleness = max(rows, default=(0, 0))
-        for group, step in drawn.items():
-            if group not in fates and step <= last - staleness:
-                yield f"group {group} was drawn in step {step} and neither trained nor dropped since"
+        rows = self._database.all(
+            f"SELECT step, staleness, base_version FROM steps WHERE version IS NOT NULL AND {live('steps')}"
+        )
+        last, staleness, base = max(rows, default=(0, 0, 0))
+        latest = {draw.group for draw in self._latest().values()}
+        for group, draw in drawn.items():
+            if draw.fate is not None or group not in latest or draw.at[0] < self._database.lineage:
+                continue
+            oldest = emitted.get(group)
+            late = draw.at[1] <= last - (_PATIENCE * (staleness + 1) if staleness else 0)
+            if late or (oldest is not None and base - oldest > staleness):
+                yield f"group {group} was drawn in step {draw.at[1]} and neither trained nor dropped since"
 
     def _check_versions(self) -> Iterable[str]:
         rows = self._database.all(
             "SELECT settled.group_id, settled.step, steps.base_version, steps.staleness, emitted.oldest, "
-            "emitted.newest FROM settled "
-            "JOIN steps ON steps.lineage = settled.lineage AND steps.step = settled.step "
-            "JOIN emitted ON emitted.group_id = settled.group_id "
-            f"WHERE settled.fate = ? AND emitted.label = ? AND {live('settled')} AND {live('emitted')}",
-            (TRAINED, TRAIN),
+            f"emitted.newest {_TRAINED_GROUPS}",
+            _TRAINED,
         )
         for group, step, base, staleness, oldest, newest in rows:
             if newest is not None and newest > base:

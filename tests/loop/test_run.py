@@ -225,7 +225,7 @@ def _die(*_args, **_kwargs):
 def _kill_at(where: str):
     """Make this process die at a named moment of the fifth or sixth step, where a checkpoint is due."""
     moments = {
-        "after the draws are entered": (Ledger, "begin_step", 5, True),
+        "after the draws are entered": (Ledger, "draw", 5, True),
         "before the checkpoint": (training, "write_checkpoint", 2, False),
         "in the middle of the checkpoint": (checkpoints, "save_model", 2, True),
         "between checkpoint and commit": (Ledger, "commit_step", 6, False),
@@ -397,22 +397,22 @@ def test_weights_are_those_that_the_step_before_made(toy_recipe, monkeypatch):
 
 
 def test_weights_changed_behind_the_trainers_back_are_an_alarm(toy_recipe, monkeypatch):
-    original = training.Training._source
+    original = training.Training._line
 
     async def spoilt(self):
-        source = await original(self)
-        play = source.play
+        line = await original(self)
+        judge = line.source.judge
 
-        async def play_and_spoil(prompts, step):
-            batch = await play(prompts, step)
+        async def judge_and_spoil(groups, step):
+            batch = await judge(groups, step)
             if step == 2:
                 self.prepared.model.model.norm.weight.data[0] += 1e-3  # `data`: torch itself does not notice
             return batch
 
-        source.play = play_and_spoil
-        return source
+        line.source.judge = judge_and_spoil
+        return line
 
-    monkeypatch.setattr(training.Training, "_source", spoilt)
+    monkeypatch.setattr(training.Training, "_line", spoilt)
     result = quietly(toy_recipe, overrides=["eval.tasks=0"])
     (alarm,) = [alarm for alarm in result.alarms if alarm.kind == "weights"]
     assert (alarm.first, alarm.count) == (2, 1)

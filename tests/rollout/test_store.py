@@ -309,9 +309,13 @@ def test_what_contradicts_the_ledger_is_refused_or_found(tmp_path):
 
     assert check("fine", begin((2, "a")), emit("a"), commit("a")) == []
     assert check("skipped", begin((3, "a")), emit("a"), commit("a")) == ["prompt 2 was skipped"]
-    assert check("twice drawn", begin((1, "a")), emit("a"), commit("a")) == ["prompt 1 was drawn 2 times"]
+    assert check("twice drawn", begin((1, "a")), emit("a"), commit("a")) == [
+        "prompt 1 was drawn 2 times",
+        "prompt 1 was trained or dropped 2 times",
+    ]
     assert check("twice trained", begin((2, "a")), emit("a"), commit("a", "g0")) == [
         "group g0 was settled 2 times",
+        "prompt 0 was trained or dropped 2 times",
         "group g0 has tokens of version 1, more than 0 older than 2",
     ]
     assert check("unsettled", begin((2, "a"), (3, "b")), emit("a"), commit("a")) == [

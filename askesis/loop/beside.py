@@ -1,0 +1,67 @@
+"""A thread beside the event loop, for what computes: gradients, checkpoints. What hangs in it does not hang unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from askesis.loop.watchdog import NOTICE_S
+from askesis.types import StallError
+
+T = TypeVar("T")
+
+
+class Beside:
+    """One thread. seconds: after which a piece of work counts as hanging and `StallError` is raised in it, 0 for never;
+    say: gets a line where one takes long, or hangs."""
+
+    def __init__(self, seconds: float, say: Callable[[str], None], *, notice_s: float = NOTICE_S) -> None:
+        self._seconds, self._say, self._notice_s = seconds, say, notice_s
+        self._thread = ThreadPoolExecutor(1, "trainer")
+
+    async def do(self, what: str, work: Callable[[], T]) -> T:
+        """Have it done there, while all else goes on here."""
+        ident: list[int] = []
+
+        def begin() -> T:
+            ident.append(threading.get_ident())
+            return work()
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, begin)
+        waited, noticed, struck = 0.0, False, 0.0
+        while True:
+            ends = [self._notice_s] if not noticed else []
+            ends += [struck + self._seconds] if self._seconds else []
+            await asyncio.wait({future}, timeout=min(ends) - waited if ends else None)
+            if future.done():
+                return future.result()
+            waited = min(ends)
+            if self._seconds and waited >= struck + self._seconds:
+                struck = waited
+                message = (
+                    f"{what} has stood still for {self._seconds:.3g} s; expected it to come back within that time "
+                    "(run.stall_s)"
+                )
+                self._say(message)
+                _raise_in(ident[0], message)
+            elif waited >= self._notice_s:
+                noticed = True
+                self._say(f"note: {what} takes long: {waited:.3g} s so far")
+
+    def close(self) -> None:
+        """Wait for what it does."""
+        self._thread.shutdown()
+
+
+def _raise_in(ident: int, message: str) -> None:
+    class Stalled(StallError):
+        """A `StallError` that knows what it says: an exception for another thread is given as a class."""
+
+        def __init__(self) -> None:
+            super().__init__(message)
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stalled))
