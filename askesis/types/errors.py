@@ -50,6 +50,10 @@ class EngineError(AskesisError):
     """An engine refused or failed a request."""
 
 
+class EngineGone(EngineError):
+    """An engine is no longer there: its process or its machine has ended."""
+
+
 class TrainerError(AskesisError):
     """A step of the trainer failed; what had not been committed is drawn again when the run is resumed."""
 

@@ -1,0 +1,455 @@
+"""One engine in front of several: sessions stay where their cache is, and what fails is taken out.
+
+A request that fails, or whose engine is silent for too long, is made again of another engine, as long as nobody has
+heard any of its tokens; otherwise it fails typed, and the roller plays the episode again. An engine that is to blame is
+taken out. It comes back when it has the weights that all have, and has answered a request that is no episode's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from askesis.types import (
+    Completion,
+    ConfigError,
+    ContextOverflow,
+    Engine,
+    EngineError,
+    EngineGone,
+    OnTokens,
+    Piece,
+    Sampling,
+    TokenIds,
+    ids,
+)
+
+_log = logging.getLogger("askesis.inference")
+_GRACE_S = 1.0  # for an engine to let go of a request that was cancelled
+_LONGEST_S = 60.0  # between two looks at an engine that is out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStats:
+    """An engine of a router. flying: requests that it has right now. version: of its weights, -1 before any. why_out:
+    empty if it takes requests. requests, failures: since it was added."""
+
+    name: str
+    flying: int
+    sessions: int
+    version: int
+    why_out: str
+    requests: int
+    failures: int
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    name: str
+    engine: Engine
+    version: int = -1
+    why_out: str = ""
+    leaving: bool = False
+    flying: int = 0
+    sessions: set[str] = field(default_factory=set)
+    requests: int = 0
+    failures: int = 0
+    heard_s: float = 0.0  # when it last gave a sign of life, or was asked after having nothing to do
+    lost: asyncio.Event = field(default_factory=asyncio.Event)  # its requests are given up
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    updating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    coming_back: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> tuple[int, int]:
+        return (len(self.sessions) + self.flying, self.flying)
+
+
+class _Heard(Exception):
+    """The listener raised; what it raised is the cause."""
+
+
+class Router:
+    """`types.Engine` over engines that sample the same model.
+
+    engines: more are added and removed while it runs. silent_s: an engine with requests that has finished none, and
+    told of no token, for so long is taken for hanging. patience_s: how long a request waits when no engine is in.
+    update_s: how long an engine may take to get new weights. back_s: after how long an engine that is out is looked at
+    again, twice as long each time. Weights that were given to `update_weights` are kept, for engines that come later.
+    """
+
+    def __init__(
+        self,
+        engines: Iterable[Engine] = (),
+        *,
+        silent_s: float = 300.0,
+        patience_s: float = 60.0,
+        update_s: float = 600.0,
+        back_s: float = 1.0,
+    ) -> None:
+        for name, value in (("silent_s", silent_s), ("update_s", update_s), ("back_s", back_s)):
+            if value <= 0:
+                raise ConfigError(f"router: {name}={value}, expected more than 0")
+        self._silent_s, self._patience_s, self._update_s, self._back_s = silent_s, patience_s, update_s, back_s
+        self._names = itertools.count()
+        self._replicas: dict[str, _Replica] = {}
+        self._homes: dict[str, _Replica] = {}  # by the root of a session's name
+        self._meant: tuple[Mapping[str, Any], int, str] | None = None  # the weights that all should have
+        self._context: int | None = None
+        self._changed = asyncio.Event()  # an engine has come in
+        self._watch: asyncio.Task[None] | None = None
+        self._closed = False
+        for engine in engines:
+            self._enter(engine, "")
+
+    # -- who is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def context_length(self) -> int:
+        """The least of all engines that there have been: what fits here fits everywhere."""
+        if self._context is None:
+            raise EngineError("router: it has no engine; add one first")
+        return self._context
+
+    @property
+    def replicas(self) -> list[ReplicaStats]:
+        """How each engine is."""
+        return [
+            ReplicaStats(
+                name=one.name,
+                flying=one.flying,
+                sessions=len(one.sessions),
+                version=one.version,
+                why_out=one.why_out,
+                requests=one.requests,
+                failures=one.failures,
+            )
+            for one in self._replicas.values()
+        ]
+
+    async def add(self, engine: Engine, name: str = "") -> str:
+        """Another engine; its name. It takes requests as soon as it has the weights that the others have."""
+        replica = self._enter(engine, name, why_out="it has just come" if self._meant is not None else "")
+        if self._meant is not None:
+            try:
+                await self._send(replica)
+                self._let_in(replica)
+            except (EngineError, TimeoutError) as error:
+                self._take_out(replica, f"it did not take the weights: {_said(error)}")
+        return replica.name
+
+    async def remove(self, name: str, *, drain_s: float = 0.0) -> None:
+        """Let an engine go, and close it. What it has not finished after `drain_s` seconds is made again elsewhere.
+
+        Raises `ConfigError` for a name that there is not.
+        """
+        replica = self._replicas.get(name)
+        if replica is None:
+            raise ConfigError(f"router: no engine {name!r} (there are: {', '.join(self._replicas) or 'none'})")
+        replica.leaving, replica.why_out = True, "it is leaving"
+        if replica.flying and drain_s > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(replica.idle.wait(), drain_s)
+        self._replicas.pop(name, None)
+        await self._discard(replica)
+
+    async def _discard(self, replica: _Replica) -> None:
+        replica.lost.set()
+        if replica.coming_back is not None:
+            replica.coming_back.cancel()
+        for root in replica.sessions:
+            self._homes.pop(root, None)
+        with suppress(Exception):  # one that is gone need not be closed
+            await asyncio.wait_for(replica.engine.close(), self._update_s)
+
+    def _enter(self, engine: Engine, name: str, why_out: str = "") -> _Replica:
+        if self._closed:
+            raise EngineError("router is closed: no engine can be added")
+        name = name or f"engine-{next(self._names)}"
+        if name in self._replicas:
+            raise ConfigError(f"router: there is an engine {name!r} already")
+        length = engine.context_length
+        self._context = length if self._context is None else min(self._context, length)
+        replica = _Replica(name, engine, why_out=why_out)
+        self._replicas[name] = replica
+        self._changed.set()
+        return replica
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        token_ids: TokenIds,
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> Completion:
+        """See `types.Engine`. Raises `EngineError` where it failed on two engines, or was heard in part."""
+        told = _Told(on_tokens)
+        failed: list[tuple[_Replica, Exception]] = []
+        while True:
+            replica = await self._choose(session, [one for one, _ in failed])
+            try:
+                completion = await self._ask(replica, token_ids, sampling, session, told)
+            except (ContextOverflow, asyncio.CancelledError):
+                raise
+            except _Heard as error:
+                assert error.__cause__ is not None
+                raise error.__cause__ from None
+            except Exception as error:
+                replica.failures += 1
+                failed.append((replica, error))
+                if isinstance(error, EngineGone) and not replica.leaving:
+                    self._take_out(replica, _said(error))
+                others = [one for one in self._in() if all(one is not other for other, _ in failed)]
+                lost = isinstance(error, EngineGone)  # then who is to blame is known, and another try costs nobody
+                if told.tokens or self._closed or (len(failed) > 1 and not lost) or not (others or lost):
+                    raise self._failure(failed, told) from error
+                continue
+            for other, error in failed:  # the request was in order, so the engine was not
+                self._take_out(other, _said(error))
+            return completion
+
+    def _failure(self, failed: list[tuple[_Replica, Exception]], told: _Told) -> EngineError:
+        tries = "; ".join(f"{one.name}: {_said(error)}" for one, error in failed)
+        heard = f", {told.tokens} of its tokens were heard already" if told.tokens else ""
+        return EngineError(f"a request failed{heard} ({tries})")
+
+    async def _ask(
+        self, replica: _Replica, token_ids: TokenIds, sampling: Sampling, session: str | None, told: _Told
+    ) -> Completion:
+        """One request of one engine. Raises `EngineGone` when the engine is given up meanwhile."""
+        clock = asyncio.get_running_loop().time
+        if not replica.flying:
+            replica.heard_s = clock()
+        replica.idle.clear()
+        replica.flying, replica.requests = replica.flying + 1, replica.requests + 1
+        self._watch_over()
+
+        listening = True  # what an engine still says when it was given up, nobody hears
+
+        def listen(piece: Piece) -> None:
+            replica.heard_s = clock()
+            if listening:
+                told.hear(piece)
+
+        listener = None if told.on_tokens is None else listen
+        work = asyncio.ensure_future(replica.engine.generate(token_ids, sampling, session=session, on_tokens=listener))
+        lost = asyncio.ensure_future(replica.lost.wait())
+        try:
+            await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise EngineGone(f"engine {replica.name} was given up: {replica.why_out}")
+            completion = work.result()
+            replica.heard_s = clock()
+            return completion
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait((work,), timeout=_GRACE_S)  # all that it sampled is told
+            raise
+        except Exception:
+            if told.failure is not None:
+                raise _Heard from told.failure
+            raise
+        finally:
+            listening = False
+            replica.flying -= 1
+            if not replica.flying:
+                replica.idle.set()
+            lost.cancel()
+            if not work.done():
+                work.cancel()
+                work.add_done_callback(_look_at)
+
+    async def _choose(self, session: str | None, but: list[_Replica]) -> _Replica:
+        """The engine of the session, or the one with the least to do. Waits while there is none."""
+        end = asyncio.get_running_loop().time() + self._patience_s
+        while True:
+            able = [one for one in self._in() if all(one is not other for other in but)]
+            if able:
+                return self._home(session, able)
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0 or self._closed:
+                reasons = "; ".join(f"{one.name}: {one.why_out or 'it failed'}" for one in self._replicas.values())
+                raise EngineError(f"no engine takes requests ({reasons or 'there is none'})")
+            self._changed.clear()
+            but = [] if len(but) >= len(self._replicas) else but  # whoever comes back may have it again
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+
+    def _home(self, session: str | None, able: list[_Replica]) -> _Replica:
+        least = min(able, key=lambda one: one.load)
+        if session is None:
+            return least
+        root = session.partition("/")[0]  # an episode's branches and sub-agents share most of their context
+        home = self._homes.get(root)
+        if home is None or home not in able:
+            if home is not None:
+                home.sessions.discard(root)
+            home = self._homes[root] = least
+            home.sessions.add(root)
+        return home
+
+    def _in(self) -> list[_Replica]:
+        return [one for one in self._replicas.values() if not one.why_out]
+
+    def release(self, session: str) -> None:
+        """See `types.Engine`."""
+        root = session.partition("/")[0]
+        home = self._homes.get(root)
+        if home is None:
+            return
+        home.engine.release(session)
+        if session == root:
+            del self._homes[root]
+            home.sessions.discard(root)
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    async def update_weights(self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "") -> None:
+        """Give them to all. An engine that does not take them is out until it has; raises `EngineError` if none does.
+
+        weights stay referred to until the next update: engines that come back later get them.
+        """
+        if self._closed:
+            raise EngineError("router is closed: no weights can be updated")
+        self._meant = (weights, version, fingerprint)
+        replicas = [one for one in self._replicas.values() if not one.leaving]
+        if not replicas:
+            return  # whoever is added gets them
+        outcomes = await asyncio.gather(*map(self._send, replicas), return_exceptions=True)
+        refused: list[str] = []
+        for replica, outcome in zip(replicas, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                if not isinstance(outcome, Exception):
+                    raise outcome
+                refused.append(f"{replica.name}: {_said(outcome)}")
+                self._take_out(replica, f"it did not take weights version {version}: {_said(outcome)}")
+            elif not replica.coming_back:
+                self._let_in(replica)
+        if len(refused) == len(replicas):
+            raise EngineError(f"no engine took weights version {version} ({'; '.join(refused)})")
+
+    async def _send(self, replica: _Replica) -> None:
+        """Give a replica what all should have. Raises what it raises, `TimeoutError` if it does not answer."""
+        async with replica.updating:
+            assert self._meant is not None
+            weights, version, fingerprint = self._meant
+            if replica.version == version and not replica.why_out:
+                return
+            update = replica.engine.update_weights(weights, version, fingerprint=fingerprint)
+            await _within(update, self._update_s)
+            replica.version = version
+
+    # -- health ----------------------------------------------------------------------------------------------------
+
+    def _take_out(self, replica: _Replica, why: str) -> None:
+        if replica.leaving or self._closed:
+            return
+        if not replica.why_out:
+            _log.warning("engine %s is taken out: %s", replica.name, why)
+        replica.why_out = why
+        if replica.coming_back is None:
+            replica.coming_back = asyncio.create_task(self._bring_back(replica), name=f"askesis-{replica.name}")
+
+    def _let_in(self, replica: _Replica) -> None:
+        if replica.leaving:
+            return
+        replica.why_out = ""
+        replica.lost = asyncio.Event()
+        self._changed.set()
+
+    async def _bring_back(self, replica: _Replica) -> None:
+        """Look at it again and again, until it has the weights and answers."""
+        wait_s = self._back_s
+        while not replica.leaving:
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_S)
+            try:
+                if self._meant is not None:
+                    await self._send(replica)
+                probe = replica.engine.generate(ids([0]), Sampling(max_tokens=1, seed=0))
+                await _within(probe, self._silent_s)
+            except Exception as error:
+                replica.why_out = _said(error)
+                continue
+            if self._meant is None or replica.version == self._meant[1]:  # else there are others by now
+                break
+        replica.coming_back = None
+        self._let_in(replica)
+        if not replica.leaving:
+            _log.warning("engine %s is back", replica.name)
+
+    def _watch_over(self) -> None:
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look(), name="askesis-router")
+
+    async def _look(self) -> None:
+        """While there are requests: give up engines that are silent, and what they were asked."""
+        while any(one.flying for one in self._replicas.values()):
+            await asyncio.sleep(self._silent_s / 4)
+            now = asyncio.get_running_loop().time()
+            for replica in list(self._replicas.values()):
+                silent = now - replica.heard_s
+                if replica.flying and silent > self._silent_s and not replica.lost.is_set():
+                    self._take_out(replica, f"it has {replica.flying} requests and was silent for {silent:.3g} s")
+                    replica.lost.set()
+
+    async def close(self) -> None:
+        """Close all engines; requests in flight get an `EngineError`. Idempotent."""
+        self._closed = True
+        replicas, self._replicas = list(self._replicas.values()), {}
+        for replica in replicas:
+            replica.leaving, replica.why_out = True, "the router was closed"
+        self._changed.set()
+        await asyncio.gather(*map(self._discard, replicas))
+        if self._watch is not None:
+            self._watch.cancel()
+
+
+class _Told:
+    """What a request's listener has heard, over all engines that were asked."""
+
+    def __init__(self, on_tokens: OnTokens | None) -> None:
+        self.on_tokens, self.tokens = on_tokens, 0
+        self.failure: Exception | None = None
+
+    def hear(self, piece: Piece) -> None:
+        if self.on_tokens is None:
+            return
+        self.tokens += len(piece.token_ids)
+        try:
+            self.on_tokens(piece)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+async def _within(work: Coroutine[Any, Any, Any], seconds: float) -> None:
+    """Wait for `work`; leave it behind where it does not even end when it is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        task.add_done_callback(_look_at)
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    task.result()
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

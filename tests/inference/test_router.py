@@ -1,0 +1,244 @@
+"""The router: sessions stay, what fails is taken out and comes back, nothing that was heard is said twice."""
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from askesis.inference import EmbeddedEngine, Router
+from askesis.models import ModelConfig, build, fingerprint
+from askesis.types import Completion, ConfigError, ContextOverflow, EngineError, EngineGone, Piece, Sampling, ids
+
+ASK = Sampling(max_tokens=3, seed=5)
+PROMPT = ids([1, 2, 3])
+
+
+class Double:
+    """An engine that says its own number three times; `fault` is asked before each request and each update."""
+
+    context_length = 100
+
+    def __init__(self, number, fault=None):
+        self.number, self.fault, self.version = number, fault, 0
+        self.asked, self.released, self.closed, self.gate = [], [], False, None
+
+    async def generate(self, token_ids, sampling, *, session=None, on_tokens=None):
+        self.asked.append(session)
+        if self.gate is not None:
+            await self.gate.wait()
+        for place in range(3):
+            await asyncio.sleep(0)
+            if self.fault is not None:
+                await self.fault("token", place)
+            if on_tokens is not None:
+                on_tokens(Piece(**self._arrays(1)))
+        return Completion(finish_reason="length", **self._arrays(3))
+
+    def _arrays(self, n):
+        return {
+            "token_ids": np.full(n, self.number, np.int32),
+            "logprobs": np.full(n, -1.0, np.float32),
+            "forced": np.zeros(n, np.bool_),
+            "policy_versions": np.full(n, self.version, np.int32),
+        }
+
+    async def update_weights(self, weights, version, *, fingerprint=""):
+        if self.fault is not None:
+            await self.fault("update", version)
+        self.version = version
+
+    def release(self, session):
+        self.released.append(session)
+
+    async def close(self):
+        self.closed = True
+
+
+def failing(kind, *, at=None, error=EngineError, times=10**6):
+    left = [times]
+
+    async def fault(what, which):
+        if what == kind and at in (None, which) and left[0]:
+            left[0] -= 1
+            raise error(f"{what} {which} failed")
+
+    return fault
+
+
+async def hanging(what, which):
+    if what == "token":
+        await asyncio.Event().wait()
+
+
+async def who(router, session=None, **more):
+    return int((await router.generate(PROMPT, ASK, session=session, **more)).token_ids[0])
+
+
+async def until(true):
+    for _ in range(500):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+async def test_sessions_stay_and_new_ones_go_where_there_is_least_to_do():
+    engines = [Double(n) for n in range(3)]
+    router = Router(engines)
+    homes = {name: await who(router, name) for name in "abcdef"}
+    assert Counter(homes.values()) == {0: 2, 1: 2, 2: 2}
+    for name, home in homes.items():
+        assert await who(router, name) == await who(router, f"{name}/agent0") == home
+    router.release("a")
+    assert engines[homes["a"]].released == ["a"]
+    assert await who(router, "g") == homes["a"]  # which has the least to do now
+    engines[0].gate = asyncio.Event()
+    busy = [asyncio.create_task(who(router)) for _ in range(9)]
+    await asyncio.sleep(0.01)
+    assert max(one.flying for one in router.replicas) <= 9
+    engines[0].gate.set()
+    assert len(await asyncio.gather(*busy)) == 9
+    await router.close()
+    assert all(engine.closed for engine in engines)
+
+
+async def test_a_request_that_fails_is_made_again_and_who_failed_comes_back_when_it_is_well():
+    bad = Double(0, failing("token", times=2))
+    router = Router([bad, Double(1)], back_s=0.02)
+    assert await who(router, "a") == 1  # it was to be the first one's
+    assert router.replicas[0].why_out == "token 0 failed"
+    assert await who(router, "b") == 1
+    await until(lambda: not router.replicas[0].why_out)  # after a probe that failed, and one that did not
+    assert await who(router, "c") == 0
+    await router.close()
+
+
+async def test_a_request_that_nobody_can_serve_takes_nobody_out():
+    router = Router([Double(0, failing("token")), Double(1, failing("token")), Double(2)])
+    with pytest.raises(EngineError, match="engine-0: token 0 failed; engine-1: token 0 failed"):
+        await who(router)
+    assert not any(one.why_out for one in router.replicas)
+    too_long = Router([Double(0, failing("token", error=ContextOverflow)), Double(1)])
+    with pytest.raises(ContextOverflow):
+        await who(too_long)
+    alone = Router([Double(0, failing("token", times=1))])
+    with pytest.raises(EngineError, match="token 0 failed"):
+        await who(alone)
+    assert await who(alone) == 0
+    for one in (router, too_long, alone):
+        await one.close()
+
+
+@pytest.mark.parametrize("place", [0, 2])
+async def test_what_was_heard_is_not_said_twice(place):
+    """Before the first token a request is made again; after it, it fails typed."""
+    heard = []
+    router = Router([Double(0, failing("token", at=place, error=EngineGone)), Double(1)])
+    if place:
+        with pytest.raises(EngineError, match="2 of its tokens were heard already"):
+            await who(router, on_tokens=lambda piece: heard.extend(piece.token_ids.tolist()))
+        assert heard == [0, 0]
+    else:
+        assert await who(router, on_tokens=lambda piece: heard.extend(piece.token_ids.tolist())) == 1
+        assert heard == [1, 1, 1]
+    await router.close()
+
+
+async def test_an_engine_that_hangs_is_given_up_and_its_requests_are_made_again():
+    router = Router([Double(0, hanging), Double(1)], silent_s=0.2)
+    answers = await asyncio.gather(*(who(router, f"s{n}") for n in range(6)))
+    assert answers == [1] * 6
+    assert "was silent for" in router.replicas[0].why_out
+    await router.close()
+
+
+async def test_a_listener_s_own_failure_is_its_own():
+    class Enough(Exception):
+        pass
+
+    def listen(piece):
+        raise Enough
+
+    router = Router([Double(0), Double(1)])
+    with pytest.raises(Enough):
+        await who(router, on_tokens=listen)
+    assert not any(one.why_out or one.failures for one in router.replicas)
+    await router.close()
+
+
+async def test_an_engine_without_the_weights_is_out_until_it_has_them():
+    bad = Double(0, failing("update", at=7, times=2))
+    router = Router([bad, Double(1)], back_s=0.02)
+    await router.update_weights({}, 7)
+    assert [one.version for one in router.replicas] == [-1, 7]
+    assert {await who(router, name) for name in "abc"} == {1}
+    await until(lambda: not router.replicas[0].why_out)
+    assert bad.version == 7
+    with pytest.raises(EngineError, match="no engine took weights version 8"):
+        await Router([Double(0, failing("update"))]).update_weights({}, 8)
+    await router.close()
+
+
+async def test_engines_come_and_go_while_it_runs():
+    router = Router(patience_s=0.05)
+    with pytest.raises(EngineError, match="it has no engine"):
+        _ = router.context_length
+    with pytest.raises(EngineError, match="no engine takes requests"):
+        await who(router)
+    await router.update_weights({"a": 1}, 3)
+    first, late = Double(0), Double(1)
+    assert await router.add(first, "first") == "first"
+    assert first.version == 3  # it was given what it missed
+    homes = {name: await who(router, name) for name in "abcd"}
+    await router.add(late)
+    first.gate = asyncio.Event()
+    flying = [asyncio.create_task(who(router, name)) for name in "abcd"]
+    await asyncio.sleep(0.01)
+    await router.remove("first", drain_s=0.01)
+    assert await asyncio.gather(*flying) == [1] * 4  # made again where they can be
+    assert set(homes.values()) == {0}
+    assert first.closed
+    with pytest.raises(ConfigError, match="no engine 'first'"):
+        await router.remove("first")
+    await router.close()
+    with pytest.raises(EngineError, match="no engine"):
+        await who(router)
+
+
+async def test_real_engines_behind_it_say_what_one_alone_says_while_one_of_them_fails(monkeypatch):
+    config = ModelConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    models = [build(config) for _ in range(3)]
+    for seed, model in enumerate(models):
+        model.initialise(seed, 0.1)
+    alone, *engines = [EmbeddedEngine(model, slots=4, context_length=64) for model in models]
+    weights, meant = models[0].state_dict(), fingerprint(models[0])
+    router = Router(engines, back_s=0.02)
+    await router.update_weights(weights, 1, fingerprint=meant)
+
+    async def speak(engine, session):
+        said = PROMPT
+        for turn in range(3):
+            sampling = Sampling(max_tokens=6, seed=100 * session + turn)
+            completion = await engine.generate(said, sampling, session=str(session))
+            said = np.concatenate([said, completion.token_ids])
+            if engine is router and (session, turn) == (3, 0):
+                engines[0]._fail(EngineError("the machine has failed"))
+                monkeypatch.setattr(engines[0], "_advance", lambda: 1 / 0)
+        return said.tolist()
+
+    expected = await asyncio.gather(*(speak(alone, n) for n in range(8)))
+    assert await asyncio.gather(*(speak(router, n) for n in range(8))) == expected
+    assert router.replicas[0].why_out
+    monkeypatch.undo()
+    await until(lambda: not router.replicas[0].why_out)
+    await asyncio.gather(router.close(), alone.close())
