@@ -212,8 +212,8 @@ class Router:
                 if told.tokens or self._closed or (len(failed) > 1 and not lost) or not (others or lost):
                     raise self._failure(failed, told) from error
                 continue
-            for other, error in failed:  # the request was in order, so the engine was not
-                self._take_out(other, _said(error))
+            for other, why in failed:  # the request was in order, so the engine was not
+                self._take_out(other, _said(why))
             return completion
 
     def _failure(self, failed: list[tuple[_Replica, Exception]], told: _Told) -> EngineError:
