@@ -50,6 +50,10 @@ class Budgets:
             self._tags[row] = _NO_TOKEN
         self._state[row] = _OUTSIDE
 
+    def thinking(self, row: int) -> bool:
+        """Whether the request in `row` thinks."""
+        return bool(self._state[row] == _THINKING)
+
     def watch(self, rows: Array) -> Ints:
         """The tokens [m, 4] that `observe` must see as the last of a stride, by row; -1 for none."""
         tags: Ints = self._tags[rows]
