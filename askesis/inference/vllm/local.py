@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from askesis.inference.vllm.settings import VLLMSettings
+from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
 from askesis.inference.vllm.transport import Ask, Finish, Part, version_of
 from askesis.types import EngineError, MissingExtra
 
@@ -36,8 +36,8 @@ class Local:
         """Load the model. Raises `MissingExtra`, and `EngineError` where vLLM cannot."""
         if self._llm is not None:
             return
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # threads of torch live here, and would not there
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
@@ -119,6 +119,8 @@ class Local:
         """Shut vLLM down, unless it was given."""
         llm, self._llm = self._llm, None
         if llm is not None and self._owned:
+            if (handler := getattr(llm, "output_handler", None)) is not None:
+                handler.cancel()  # else it reports its engine's end as a failure
             await asyncio.to_thread(llm.shutdown)
 
     @contextmanager

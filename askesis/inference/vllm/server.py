@@ -1,4 +1,4 @@
-"""A vLLM server as a child of this process, in the environment in which vLLM is installed."""
+"""vLLM's own server as a child of this process, in the environment in which vLLM is installed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from typing import Any
 import askesis
 from askesis.inference.vllm.local import INSTALL
 from askesis.inference.vllm.remote import Remote
-from askesis.inference.vllm.settings import VLLMSettings
+from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
 from askesis.inference.vllm.transport import Ask, Part
 from askesis.types import ConfigError, EngineError
 
+SERVED = ("--enable-scale-out", "--disable-log-stats", "--disable-uvicorn-access-log")
+"""Flags of a server, beside `VLLMSettings.flags`: the first opens the routes for tokens."""
 _LAST_WORDS = 2000
 _GRACE_S = 15.0
 _SIGTERM_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 class Server:
-    """A `Transport` that starts `vllm serve` on a port of its own on this machine and stops it at the end.
+    """A `Transport` that starts vLLM's server on a port of its own on this machine and stops it at the end.
 
     python: of the environment that has vLLM; what it lacks of Askesis is found on its path. start_s: seconds until it
     must answer. env: further variables. log: where its output goes (default: a file that is removed).
@@ -73,8 +75,9 @@ class Server:
         port, key = _free_port(), secrets.token_hex(16)
         where = self._log_path
         self._log = tempfile.TemporaryFile() if where is None else where.open("a+b")
-        command = [str(self._python), "-m", "vllm.entrypoints.cli.main", "serve", self._settings.checkpoint]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", key, "--disable-log-stats"]
+        # the module, since `vllm serve` wants a distribution of that name, which the builds for CPUs do not have
+        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", self._settings.checkpoint]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", key, *SERVED]
         self._process = subprocess.Popen(
             [*command, *self._settings.flags()],
             env=self._environment(),
@@ -111,8 +114,7 @@ class Server:
     def _environment(self) -> dict[str, str]:
         home = str(Path(askesis.__file__).parents[1])
         path = os.pathsep.join(one for one in (home, os.environ.get("PYTHONPATH", "")) if one)
-        quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        return quiet | dict(os.environ) | {"PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"} | self._env
+        return ENVIRONMENT | dict(os.environ) | {"PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"} | self._env
 
     def _said(self) -> str:
         self._log.flush()

@@ -13,6 +13,14 @@ WORKER = "askesis.inference.vllm.worker"
 BACKEND = "askesis"  # of vLLM's weight transfer: registered by `worker` in vLLM's own process
 Transfer = Literal["shared_memory", "nccl", "ipc"]
 _BACKENDS = {"shared_memory": BACKEND, "nccl": "nccl", "ipc": "ipc"}
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # threads of torch live in a trainer, and would not in its fork
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # without it, vLLM for CPUs insists on that process
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What vLLM reads out of its environment, unless that says otherwise."""
 _OURS = ("model", "logprobs_mode", "worker_extension_cls", "weight_transfer_config", "skip_tokenizer_init")
 
 
@@ -58,6 +66,8 @@ class VLLMSettings:
             "worker_extension_cls": f"{WORKER}.Extension",
             "weight_transfer_config": {"backend": _BACKENDS[self.transfer]},
         }
+        if self.tensor_parallel == 1:
+            given["distributed_executor_backend"] = "uni"  # a worker's process of its own only adds a hop
         if self.cache_gib is not None:
             given["kv_cache_memory_bytes"] = int(self.cache_gib * 2**30)
         return given | dict(self.more)
