@@ -22,7 +22,7 @@ from askesis.inference.sampling import check
 from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.vllm.transport import Part, Transport
 from askesis.inference.vllm.turn import Turn
-from askesis.inference.vllm.weights import Courier, SharedMemory, cast, closing
+from askesis.inference.vllm.weights import Courier, SharedMemory, cast
 from askesis.models import fingerprint_of
 from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Sampling, TokenIds, ids
 
@@ -100,8 +100,8 @@ class VLLMEngine:
             if said["vocab"] != self._vocab or said["context"] < self._context:
                 raise EngineError(
                     f"{self._transport.where} has a vocabulary of {said['vocab']} and a context of {said['context']}; "
-                    f"expected {self._vocab} and at least {self._context}: it serves another model, or was started with "
-                    "a smaller max_model_len"
+                    f"expected {self._vocab} and at least {self._context}: it serves another model, or was started "
+                    "with a smaller max_model_len"
                 )
             self._held = {state["held"] for state in await self._transport.call("askesis_state")}
             await self._transport.set_version(str(self._version))
@@ -130,9 +130,7 @@ class VLLMEngine:
             )
         seed = sampling.seed if sampling.seed is not None else int(self._draw_seed.integers(2**63))
         self._counts.requests += 1
-        turn = Turn(
-            prompt, sampling, context=self._context, seed=seed % 2**63, session=session, version=self._version
-        )
+        turn = Turn(prompt, sampling, context=self._context, seed=seed % 2**63, session=session, version=self._version)
         try:
             self._tell(turn, on_tokens)
             while turn.finish is None:
@@ -233,7 +231,8 @@ class VLLMEngine:
 
     async def _segment(self, turn: Turn, on_tokens: OnTokens | None) -> None:
         """Ask for the next tokens of a turn, and enter what came before an update, if one comes."""
-        await self._open.wait()
+        while not self._open.is_set():  # it may be closed again before a waiter wakes
+            await self._open.wait()
         if self._closed:
             raise EngineError("engine was closed while the request was in flight")
         if self._wrong:
@@ -294,15 +293,11 @@ class VLLMEngine:
     async def _deliver(self, plain: Mapping[str, torch.Tensor], version: int, meant: str) -> None:
         """Have the workers take the weights in, and look at what they hold then."""
         failure: EngineError | None = None
-        with closing(self._courier) as courier:
-            shipment = await asyncio.to_thread(courier.ship, plain, version, meant)
-            try:
-                await self._transport.begin_update()
-                await self._transport.update(shipment.info())
-                await self._transport.finish_update()
-            except EngineError as error:
-                failure = error
-            states = await self._transport.call("askesis_state")
+        try:
+            await self._courier.deliver(plain, version, meant, self._transport)
+        except EngineError as error:
+            failure = error
+        states = await self._transport.call("askesis_state")
         held = {state["held"] for state in states}
         if held == {meant} and failure is None:
             await self._transport.set_version(str(version))

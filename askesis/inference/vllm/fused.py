@@ -1,8 +1,8 @@
 """What a vLLM worker holds, by the names and in the shapes that the trainer knows.
 
 vLLM joins the matrices of queries, keys and values, of gates and up-projections, and of experts, pads the vocabulary,
-and spreads all of it over the ranks of a tensor-parallel group. This takes it apart again, to look at it, not to copy it:
-where nothing was spread, what comes are views.
+and spreads all of it over the ranks of a tensor-parallel group. This takes it apart again, to look at it: where nothing
+was spread, what comes are views.
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ def _parts(
         return f"{owner.rpartition('.')[0]}.{other}.{kind}"
 
     if last == _QKV:
-        heads, shared, replicas = _int(module, "num_heads"), _int(module, "num_kv_heads"), _int(module, "num_kv_head_replicas")
-        sizes = [heads * _int(module, "head_size"), shared * _int(module, "head_size"), shared * _int(module, "v_head_size")]
+        heads, shared, replicas, head, value = (
+            int(getattr(module, of))
+            for of in ("num_heads", "num_kv_heads", "num_kv_head_replicas", "head_size", "v_head_size")
+        )
+        sizes = [heads * head, shared * head, shared * value]
         for other, part in zip(("q_proj", "k_proj", "v_proj"), torch.split(tensor, sizes), strict=True):
             joined = whole(part, 0)
             if other != "q_proj" and replicas > 1:  # neighbouring ranks hold the same heads
-                joined = joined.unflatten(0, (-1, replicas, part.shape[0]))[:, 0].flatten(0, 1)
+                joined = joined.reshape(-1, replicas, *part.shape)[:, 0].flatten(0, 1)
             yield sibling(other), joined
     elif last == _GATE_UP:
         for other, part in zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True):
@@ -65,14 +68,16 @@ def _parts(
     elif kind in ("w13_weight", "w2_weight"):
         yield from _experts(owner, kind, tensor, whole)
     elif hasattr(module, "org_vocab_size"):
-        yield name, whole(tensor, 0)[: _int(module, "org_vocab_size")]
+        yield name, whole(tensor, 0)[: _rows(module)]
     elif last in _ROWS and tensor.ndim == 2:
         yield name, whole(tensor, 1)
     else:
         yield name, tensor  # norms and routers, which every rank has
 
 
-def _experts(owner: str, kind: str, tensor: Tensor, whole: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _experts(
+    owner: str, kind: str, tensor: Tensor, whole: Callable[[Tensor, int], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
     for number, expert in enumerate(tensor):
         if kind == "w2_weight":
             yield f"{owner}.{number}.down_proj.weight", whole(expert, 1)
@@ -81,5 +86,7 @@ def _experts(owner: str, kind: str, tensor: Tensor, whole: Callable[[Tensor, int
             yield f"{owner}.{number}.{other}.weight", whole(part, 0)
 
 
-def _int(module: nn.Module, name: str) -> int:
-    return int(getattr(module, name))
+def _rows(module: nn.Module) -> int:
+    """Of a vocabulary, without those that pad it."""
+    rows: int = module.org_vocab_size  # type: ignore[assignment]
+    return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -66,11 +67,12 @@ class Client:
     async def events(self, path: str, body: Any) -> AsyncGenerator[Any, None]:
         """The JSON of an answer's server-sent events, up to `[DONE]`."""
         rest = b""
-        async for piece in self._pieces("POST", path, body):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
-                    yield json.loads(data)
+        async with aclosing(self._pieces("POST", path, body)) as pieces:
+            async for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
+                        yield json.loads(data)
 
     async def close(self) -> None:
         """Close what is kept."""
@@ -81,8 +83,8 @@ class Client:
 
     async def _whole(self, method: str, path: str, body: Any, seconds: float) -> Any:
         try:
-            async with asyncio.timeout(seconds):
-                text = b"".join([piece async for piece in self._pieces(method, path, body)])
+            async with asyncio.timeout(seconds), aclosing(self._pieces(method, path, body)) as pieces:
+                text = b"".join([piece async for piece in pieces])
         except TimeoutError as error:
             raise EngineError(f"{self.url}{path} did not answer within {seconds:.0f} s") from error
         try:
@@ -104,9 +106,8 @@ class Client:
             while True:
                 if answer.whole or parser.get_status_code() == 200:
                     if answer.whole and parser.get_status_code() != 200:
-                        raise EngineError(
-                            f"{self.url}{path} answered {parser.get_status_code()}: {answer.taken()[:600].decode(errors='replace')}"
-                        )
+                        said = answer.taken()[:600].decode(errors="replace")
+                        raise EngineError(f"{self.url}{path} answered {parser.get_status_code()}: {said}")
                     if answer.pieces:
                         yield answer.taken()
                     if answer.whole:
@@ -133,9 +134,7 @@ class Client:
         while True:
             fresh = not self._idle
             try:
-                reader, writer = (
-                    await asyncio.open_connection(self._host, self._port) if fresh else self._idle.pop()
-                )
+                reader, writer = await asyncio.open_connection(self._host, self._port) if fresh else self._idle.pop()
             except OSError as error:
                 raise EngineError(f"vLLM server {self.url} cannot be reached: {error}") from error
             answer = _Answer()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
@@ -75,9 +75,10 @@ class Local:
         )
         prompt = {"prompt_token_ids": list(ask.prompt)}
         with self._typed():
-            outputs: AsyncIterator[Any] = self._llm.generate(prompt, params, name, session_id=ask.session)
-            async for output in outputs:
-                yield part_of(output.outputs[0])
+            outputs = self._llm.generate(prompt, params, name, session_id=ask.session, priority=ask.priority)
+            async with aclosing(outputs):  # that aborts it in vLLM
+                async for output in outputs:
+                    yield part_of(output.outputs[0])
 
     async def pause(self) -> None:
         """See `Transport.pause`."""
@@ -88,6 +89,11 @@ class Local:
         """See `Transport.resume`."""
         with self._typed():
             await self._llm.resume_generation()
+
+    async def init_transfer(self, info: Mapping[str, Any]) -> None:
+        """See `Transport.init_transfer`."""
+        with self._typed():
+            await self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": dict(info)})
 
     async def begin_update(self) -> None:
         """See `Transport.begin_update`."""

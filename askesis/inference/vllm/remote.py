@@ -33,7 +33,8 @@ class Remote:
 
     async def sample(self, ask: Ask, *, name: str, stream: bool) -> AsyncGenerator[Part, None]:
         """The tokens of a request; see `Transport.sample`."""
-        body = {"request_id": name, "token_ids": list(ask.prompt), "stream": stream, "sampling_params": _params(ask)}
+        body = {"request_id": name, "token_ids": list(ask.prompt), "stream": stream, "priority": ask.priority}
+        body |= {"sampling_params": _params(ask)}
         if not stream:
             answer = await self._client.post("/inference/v1/generate", body, seconds=24 * 3600)
             yield self._part(answer)
@@ -52,6 +53,10 @@ class Remote:
     async def resume(self) -> None:
         """See `Transport.resume`."""
         await self._client.post("/resume")
+
+    async def init_transfer(self, info: Mapping[str, Any]) -> None:
+        """See `Transport.init_transfer`."""
+        await self._client.post("/init_weight_transfer_engine", {"init_info": dict(info)})
 
     async def begin_update(self) -> None:
         """See `Transport.begin_update`."""

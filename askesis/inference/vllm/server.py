@@ -74,19 +74,11 @@ class Server:
             )
         port, key = _free_port(), secrets.token_hex(16)
         where = self._log_path
-        self._log = tempfile.TemporaryFile() if where is None else where.open("a+b")
+        self._log = tempfile.TemporaryFile() if where is None else where.open("a+b")  # noqa: SIM115
         # the module, since `vllm serve` wants a distribution of that name, which the builds for CPUs do not have
         command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", self._settings.checkpoint]
         command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", key, *SERVED]
-        self._process = subprocess.Popen(
-            [*command, *self._settings.flags()],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
+        self._process = self._spawn([*command, *self._settings.flags()])
         remote = Remote(f"http://127.0.0.1:{port}", key=key)
         try:
             await self._answers(remote)
@@ -95,6 +87,17 @@ class Server:
             await self.close()
             raise
         self._remote = remote
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
 
     async def _answers(self, remote: Remote) -> None:
         deadline = time.monotonic() + self._start_s
@@ -145,6 +148,10 @@ class Server:
     async def resume(self) -> None:
         """See `Transport.resume`."""
         await self._alive().resume()
+
+    async def init_transfer(self, info: Mapping[str, Any]) -> None:
+        """See `Transport.init_transfer`."""
+        await self._alive().init_transfer(info)
 
     async def begin_update(self) -> None:
         """See `Transport.begin_update`."""

@@ -27,9 +27,9 @@ _OURS = ("model", "logprobs_mode", "worker_extension_cls", "weight_transfer_conf
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMSettings:
     """checkpoint: a folder in the Hugging Face layout, for dimensions and first weights. context_length: most tokens of
-    prompt and completion. slots: most requests at once. dtype: of weights and arithmetic. eager: compile nothing. cache_gib:
-    memory for keys and values, None leaves it to vLLM. tensor_parallel: devices of one model. transfer: how weights
-    travel. more: further arguments of vLLM by its own names. Raises `ConfigError`.
+    prompt and completion. slots: most requests at once. dtype: of weights and arithmetic. eager: compile nothing.
+    cache_gib: memory for keys and values, None leaves it to vLLM. tensor_parallel: devices of one model. transfer: how
+    weights travel. more: further arguments of vLLM by its own names. Raises `ConfigError`.
     """
 
     checkpoint: str
@@ -61,6 +61,7 @@ class VLLMSettings:
             "tensor_parallel_size": self.tensor_parallel,
             "skip_tokenizer_init": True,
             "enable_prefix_caching": True,
+            "scheduling_policy": "priority",
             "logprobs_mode": "processed_logprobs",  # after the temperature; `worker` keeps truncation out of them
             "generation_config": "vllm",  # no sampling parameters out of the checkpoint's folder
             "worker_extension_cls": f"{WORKER}.Extension",

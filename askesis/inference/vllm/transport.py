@@ -13,7 +13,8 @@ Finish = Literal["stop", "length", "abort"]
 class Ask:
     """One request of tokens. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
 
-    stop: ids that end it, and are part of what comes. session: whose request it is, for a router.
+    stop: ids that end it, and are part of what comes. session: whose request it is, for a router. priority: the
+    lowest is served first.
     """
 
     prompt: Sequence[int]
@@ -25,6 +26,7 @@ class Ask:
     stop: Sequence[int]
     seed: int
     session: str | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,10 @@ class Transport(Protocol):
 
     async def resume(self) -> None:
         """Go on."""
+        ...
+
+    async def init_transfer(self, info: Mapping[str, Any]) -> None:
+        """vLLM's `init_weight_transfer_engine`: a rendezvous, for backends that have one."""
         ...
 
     async def begin_update(self) -> None:

@@ -19,7 +19,7 @@ _ROW = np.zeros(1, dtype=np.int32)
 
 
 class Turn:
-    """What is known of a completion. prompt [n]; context: most tokens of prompt and completion; seed: of this request."""
+    """What is known of a completion. prompt [n]; context: most tokens of both; seed: of this request."""
 
     def __init__(
         self, prompt: TokenIds, sampling: Sampling, *, context: int, seed: int, session: str | None, version: int
@@ -58,6 +58,7 @@ class Turn:
             stop=stop,
             seed=_derived(self._seed, len(self._tokens)),
             session=self._session,
+            priority=sampling.priority,
         )
 
     def take(self, part: Part, version: int) -> None:

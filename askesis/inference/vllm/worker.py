@@ -8,17 +8,12 @@ says before it touches the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
 import vllm.model_executor.layers.utils as layers
-from askesis.inference.vllm.fused import held
-from askesis.inference.vllm.settings import BACKEND
-from askesis.models import fingerprint_of
+from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -27,6 +22,11 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from askesis.inference.vllm.fused import held
+from askesis.inference.vllm.settings import BACKEND
+from askesis.inference.vllm.weights import Refused, received
+from askesis.models import fingerprint_of
+
 if TYPE_CHECKING:
     from vllm.v1.worker.worker_base import WorkerBase
 
@@ -34,13 +34,13 @@ _GREEDY = 1e-5  # vLLM's: below this temperature a request is greedy
 
 
 @dataclass
-class InitInfo(WeightTransferInitInfo):
+class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     """Nothing: there is no rendezvous."""
 
 
 @dataclass
-class UpdateInfo(WeightTransferUpdateInfo):
-    """As `weights.Shipment`."""
+class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """As `weights.SharedMemory` sends it."""
 
     path: str
     fingerprint: str
@@ -75,29 +75,13 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: i
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Look at what came, then load it. Raises `ValueError`, also kept in `refused`, with the model untouched."""
+        """Look at what came, then load it. Raises `Refused`, also kept in `refused`, with the model untouched."""
         try:
-            weights = load_file(update_info.path)
-        except Exception as error:
-            raise self._refusal(f"{update_info.path} cannot be read: {type(error).__name__}: {error}") from error
-        if len(weights) != update_info.tensors:
-            raise self._refusal(f"{len(weights)} tensors came of {update_info.tensors}")
-        if (found := fingerprint_of(weights)) != update_info.fingerprint:
-            raise self._refusal(f"what came has the fingerprint {found}: it was damaged on the way")
-        here = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights_of(self.model).items()}
-        came = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
-        if here != came:
-            unlike = sorted(name for name in here.keys() | came.keys() if here.get(name) != came.get(name))
-            first = unlike[0]
-            raise self._refusal(
-                f"{len(unlike)} weights do not fit the model, as {first}: got {came.get(first)}, "
-                f"expected {here.get(first)}"
-            )
+            weights = received(asdict(update_info), weights_of(self.model))
+        except Refused as error:
+            self.refused = str(error)
+            raise
         self._load(weights)
-
-    def _refusal(self, why: str) -> ValueError:
-        self.refused = why
-        return ValueError(f"refused: {why}")
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
@@ -119,8 +103,8 @@ class Extension:
         """Make log-probabilities those of the untruncated distribution, and say what there is."""
         config = self.vllm_config.model_config
         sampler = getattr(self.model_runner, "sampler", None)
-        truncates = not getattr(self, "use_v2_model_runner", False) and sampler is not None
-        if truncates and not getattr(sampler, "askesis", False):
+        truncates = sampler is not None and not getattr(self, "use_v2_model_runner", False)
+        if sampler is not None and truncates and not getattr(sampler, "askesis", False):
             sampler.sample = untruncated(sampler.sample)
             sampler.askesis = True
         return {
