@@ -23,7 +23,7 @@ from askesis.inference.stats import Counters, EngineStats
 from askesis.inference.vllm.transport import Part, Transport
 from askesis.inference.vllm.turn import Turn
 from askesis.inference.vllm.weights import Courier, SharedMemory, cast
-from askesis.models import fingerprint_of
+from askesis.models import fingerprint as fingerprint_of
 from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Sampling, TokenIds, ids
 
 _PATIENCE_S = 120.0  # until an engine that was paused must have let go of its requests

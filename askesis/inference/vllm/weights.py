@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from askesis.inference.vllm.transport import Transport
-from askesis.models import fingerprint_of
+from askesis.models import fingerprint as fingerprint_of
 from askesis.types import EngineError
 
 _SHM = Path("/dev/shm")

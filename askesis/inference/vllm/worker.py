@@ -25,7 +25,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.settings import BACKEND
 from askesis.inference.vllm.weights import Refused, received
-from askesis.models import fingerprint_of
+from askesis.models import fingerprint as fingerprint_of
 
 if TYPE_CHECKING:
     from vllm.v1.worker.worker_base import WorkerBase
