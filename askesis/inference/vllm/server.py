@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import askesis
 from askesis.inference.vllm.local import INSTALL
 from askesis.inference.vllm.remote import Remote
 from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
@@ -115,7 +114,7 @@ class Server:
             await asyncio.sleep(0.5)
 
     def _environment(self) -> dict[str, str]:
-        home = str(Path(askesis.__file__).parents[1])
+        home = str(Path(__file__).parents[3])  # where the package lies, which workers import from
         path = os.pathsep.join(one for one in (home, os.environ.get("PYTHONPATH", "")) if one)
         return ENVIRONMENT | dict(os.environ) | {"PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"} | self._env
 
