@@ -32,7 +32,7 @@ import torch
 
 from askesis.loop.samples import trace_samples
 from askesis.models import ModelConfig, build
-from askesis.train import POLICY_LOSSES, Minibatch, Optimisers, Trainer, grove, minibatch
+from askesis.train import POLICY_LOSSES, Minibatch, Optimisers, Trainer, minibatch
 from askesis.types import Message, Node, Outcome, Sample, Task, Text, Timing, Trace, ids
 from bench.result import Options, Result
 
@@ -210,12 +210,9 @@ class Way:
     def tokens(self) -> int:
         """That go through the model in a step, padding too."""
         if self.form.rows:
-            return sum(part.tokens.numel() for part in minibatch(self.samples, self.form.batch_tokens, _CPU).parts)
-        least = 8 if self.form.shared else None
-        return sum(len(p.forest.tokens) for p in grove(self.samples, self.form.batch_tokens, least=least).parts)
-
-
-_CPU = torch.device("cpu")
+            return sum(part.tokens.numel() for part in self.trainer._parts(self.samples).parts)
+        parts: Any = self.trainer._parts(self.samples).parts
+        return sum(len(part.forest.tokens) for part in parts)
 
 
 def forms(way: str, backend: str) -> list[Form]:

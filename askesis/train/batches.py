@@ -18,7 +18,6 @@ from askesis.train.forest import LEAST, Forest, Ints, common, lexical, plant
 from askesis.types import Sample, TokenIds
 
 _PADDED = 1.06  # how much longer padding makes a part, as a rule
-_TOGETHER = 4  # threads that parts of a grove are made for, or more where there are more
 _SLACK = 0.1  # how far from an equal share a grove may be cut, as a share of it
 _SMALL = 128  # tokens that are worth a part
 
@@ -139,15 +138,15 @@ def grove(
     samples: Sequence[Sample],
     batch_tokens: int,
     *,
-    threads: int = 1,
+    together: int = 1,
     device: torch.device | None = None,
     least: int | None = LEAST,
 ) -> Minibatch[Planted]:
     """As `minibatch`, but what sequences of a part begin with in common is there once; those that share lie together.
 
-    A part has about `batch_tokens` tokens at most. There are as many parts, of about one size, as keep 4 threads or
-    fewer equally busy, so that results are the same for each of these numbers; on an accelerator, as few as can be.
-    device: where tensors go (default: a CPU). least: see `plant`.
+    A part has about `batch_tokens` tokens at most. together: parts that are worked on at a time; all are of about one
+    size, and their number a multiple of it, unless they would be tiny. device: where tensors go (default: a CPU).
+    least: see `plant`.
     """
     device = device or torch.device("cpu")
     carrying = _carrying(samples)
@@ -158,7 +157,6 @@ def grove(
     shared = [0 if least is None else common(before[a], before[b]) for a, b in itertools.pairwise(order)]
     shared = [0, *shared][: len(order)]
     done = np.cumsum([len(before[place]) - same for place, same in zip(order, shared, strict=True)])
-    together = max(threads, _TOGETHER if device.type == "cpu" else 1)
     total = int(done[-1]) if order else 0
     count = together * math.ceil(total / (batch_tokens * together))
     count = max(1, min(count, len(order), total // _SMALL))

@@ -38,7 +38,8 @@ P = TypeVar("P")
 Backend = Literal["auto", "native", "torch"]
 Type = Literal["float32", "bfloat16"]
 Proximal = Literal["auto", "sampler", "recompute"]
-_STATE = "trainer.pt"
+STATE = "trainer.pt"
+_TOGETHER = 4  # threads, or fewer, for which C++ gives the same bits
 _REPLICAS = 2**28  # bytes of gradients that threads of their own may hold together
 _FEW = 2  # threads that torch makes less of, sharing products, than C++ of one
 
@@ -126,6 +127,7 @@ class Trainer:
         if backend == "auto" and dtype == "float32" and threads > _FEW and not side_by_side:
             backend = "torch"  # one of many cores would compute in C++, and the others look on
         self._native = _native(model, teacher, backend, dtype)
+        self._together = self._threads if self._native is None else max(self._threads, _TOGETHER)
         self._native_teacher: NativeModel | None = None
         if self._native is not None and teacher is not None:
             self._native_teacher = NativeModel(cast(Qwen3, teacher), getattr(torch, dtype))
@@ -247,9 +249,13 @@ class Trainer:
             )
         if self._native is not None:
             total = self._native.unpack(total[0], self._parameters)
-        for parameter, gradient in zip(self._parameters, total, strict=True):
-            parameter.grad = gradient
+        self._take(total)
         return sums
+
+    def _take(self, gradients: Sequence[Tensor]) -> None:
+        """A minibatch's gradient, for the optimiser."""
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
 
     def _part_gradient(self, batch: Minibatch[Part], counts: Tensor | None, item: tuple[Part, _Known]) -> _Found:
         part, known = item
@@ -273,6 +279,10 @@ class Trainer:
             weighed=weighed,
             balance=balance,
         )
+
+    def _slopes(self, loss: Tensor) -> Sequence[Tensor]:
+        """Of a part's loss along each parameter."""
+        return torch.autograd.grad(loss, self._parameters, materialize_grads=True)
 
     def _native_gradient(self, native: NativeModel, batch: Minibatch[Part], item: tuple[Part, _Known]) -> _Found:
         part, known = cast(Planted, item[0]), item[1]
@@ -367,19 +377,19 @@ class Trainer:
         state: dict[str, Any] = {"optimisers": self.optimisers.state_dict(), "steps": self._steps}
         if self.teacher is not None:
             state["teacher"] = self.teacher.state_dict()
-        torch.save(state, folder / _STATE)
+        torch.save(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote. Raises `CheckpointError` if it is missing, damaged or another trainer's."""
         try:
-            state = torch.load(folder / _STATE, map_location=self._device, weights_only=True)
+            state = torch.load(folder / STATE, map_location=self._device, weights_only=True)
             self.optimisers.load_state_dict(state["optimisers"])
             if self.teacher is not None:
                 self.teacher.load_state_dict(state["teacher"])
             self._steps = int(state["steps"])
         except Exception as error:
             raise CheckpointError(
-                f"cannot take over the trainer's state from {folder / _STATE}: {type(error).__name__}: {error}"
+                f"cannot take over the trainer's state from {folder / STATE}: {type(error).__name__}: {error}"
             ) from error
 
 
