@@ -186,7 +186,8 @@ class Trainer:
     def _parts(self, samples: Sequence[Sample]) -> Minibatch[Part]:
         if not self._planted:
             return minibatch(samples, self._batch_tokens, self._device, threads=self._threads)
-        return grove(samples, self._batch_tokens, threads=self._threads, device=self._device, least=self._least)
+        together, device, least = self._together, self._device, self._least
+        return grove(samples, self._batch_tokens, together=together, device=device, least=least)
 
     def _refresh(self, batch: Minibatch[Part]) -> None:
         """Have the C++ side read the weights as they are now."""
@@ -270,9 +271,8 @@ class Trainer:
         if self._balance.wanted:
             auxiliary, balance = self._balance.loss(scores, part, batch, counts)
             loss = loss + auxiliary
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         return _Found(
-            gradients=list(gradients),
+            gradients=list(self._slopes(loss)),
             output=output,
             current=current.detach(),
             begin=begin,
