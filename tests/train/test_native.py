@@ -120,7 +120,7 @@ def test_a_group_is_computed_once_up_to_where_it_parts():
         for number in range(8):
             one = sample(rng, 130, trace=f"{group}/{number}", group=str(group))
             samples.append(with_tokens(one, np.concatenate([prompt, one.token_ids[100:]])))
-    batch = grove(samples, 2048)
+    batch = grove(samples, 2048, together=4)
     sizes = [len(part.forest.tokens) for part in batch.parts]
     assert len(sizes) == 4 and sum(sizes) <= 4 * (100 + 8 * 30)
 
