@@ -20,6 +20,12 @@ class Attention(Protocol):
 class CausalLM(nn.Module, ABC):
     """A causal language model in two halves, so that only the wanted hidden states become scores."""
 
+    def recompute(self, on: bool = True) -> None:
+        """Keep of each layer only what goes into it, and compute the rest again on the way back."""
+        self.recomputes = on
+
+    recomputes = False
+
     @abstractmethod
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, attention: Attention | None = None) -> Tensor:
         """tokens [B, T] int64, positions [B, T] (default 0..T-1 in each row) -> normed hidden states [B, T, D].

@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from askesis.models.causal_lm import Attention, CausalLM
 from askesis.models.config import ModelConfig
@@ -31,6 +32,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., size] -> the same shape."""
+        x = x.to(self.weight.dtype)  # under autocast products come rounded, and norms are not
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -110,6 +112,7 @@ class SelfAttention(nn.Module):
         q = rotate(self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2), cos, sin)
         k = rotate(self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2), cos, sin)
         v = self.v_proj(x).view(shape).transpose(1, 2)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast norms are not rounded, and attention is
         mixed: Tensor = self.o_proj(attention(self.layer, q, k, v).transpose(1, 2).flatten(2))
         return mixed
 
@@ -199,8 +202,10 @@ class Qwen3(CausalLM):
             cos, sin = self.rotary.cos[:length], self.rotary.sin[:length]
         else:
             cos, sin = self.rotary.cos[positions][:, None], self.rotary.sin[positions][:, None]
+        again = self.recomputes and torch.is_grad_enabled()
         for layer in self.model.layers:
-            x = layer(x, cos, sin, attention or causal)
+            inputs = (x, cos, sin, attention or causal)
+            x = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         out: Tensor = self.model.norm(x)
         return out
 

@@ -66,6 +66,15 @@ class TransformersLM(CausalLM):
         hidden: Tensor = self.inner.base_model(input_ids=tokens, use_cache=False, **options).last_hidden_state
         return hidden
 
+    def recompute(self, on: bool = True) -> None:
+        """As `CausalLM.recompute`, by the model's own means."""
+        super().recompute(on)
+        if not on:
+            self.inner.gradient_checkpointing_disable()
+            return
+        self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.inner.train()  # transformers recomputes only then; what is trained here has no dropout
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V]."""
         scores: Tensor = self.inner.get_output_embeddings()(hidden)

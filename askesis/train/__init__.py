@@ -3,6 +3,7 @@
 from askesis.train.advantages import ADVANTAGES, Advantages
 from askesis.train.batches import Minibatch, Padded, Part, Planted, deal, grove, minibatch
 from askesis.train.corrections import CORRECTIONS, Correction, Lag, Weighed, correction, weigh
+from askesis.train.lora import Lora
 from askesis.train.losses import CLIPS, POLICY_LOSSES, Loss, LossInputs, LossOutput, k3, policy_loss, supervised
 from askesis.train.optimisers import Muon, Optimisers, orthogonalise, rate_factor
 from askesis.train.scores import token_logprobs
@@ -19,6 +20,7 @@ __all__ = [
     "Advantages",
     "Correction",
     "Lag",
+    "Lora",
     "Loss",
     "LossInputs",
     "LossOutput",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,12 @@ class Muon(Optimizer):
             parameter.add_(direction, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
 
 
+class Named(Protocol):
+    """A model, or what is learned beside one."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+
+
 class Optimisers:
     """The optimiser of a model: AdamW alone, or Muon for the layers' matrices and AdamW for all else.
 
@@ -89,7 +95,7 @@ class Optimisers:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Named,
         *,
         kind: Literal["adamw", "muon"],
         lr: float,

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -25,6 +26,7 @@ from askesis.models.native_code import no_compiler
 from askesis.train.batches import Minibatch, Part, Planted, deal, grove, minibatch
 from askesis.train.corrections import Correction, Lag, Weighed, check_together, weigh
 from askesis.train.forest import LEAST
+from askesis.train.lora import Lora
 from askesis.train.losses import Loss, LossInputs, LossOutput, needs_whole
 from askesis.train.native import NativeModel, why_not
 from askesis.train.optimisers import Optimisers
@@ -88,8 +90,11 @@ class Trainer:
     shares out parts, not products: where the model is so large that more than two threads cannot have a gradient each
     (256 MiB together), `auto` takes torch. Both compute what sequences of a part begin with in common once, from
     `least` tokens on (None: never); only a model of transformers' gets padded rows of whole sequences.
-    dtype: of the factors of products in the C++ one; bfloat16 needs a processor that multiplies it. Sums, norms,
-    attention, weights and optimiser stay float32.
+    dtype: of the factors of products. In C++ bfloat16 needs a processor that multiplies it, and sums, norms, attention,
+    weights and optimiser stay float32; in torch it is autocast: sums within products are torch's affair, and attention
+    is rounded too.
+    lora: adapters of `model`; they alone are learned, and the optimisers are of them. recompute: keep what goes into
+    each layer and compute the rest again on the way back (activation checkpointing); in torch.
     """
 
     def __init__(
@@ -110,6 +115,8 @@ class Trainer:
         backend: Backend = "auto",
         dtype: Type = "float32",
         least: int | None = LEAST,
+        lora: Lora | None = None,
+        recompute: bool = False,
         seed: int = 0,
     ) -> None:
         self.model, self.loss, self.optimisers, self.teacher = model, loss, optimisers, teacher
@@ -118,15 +125,23 @@ class Trainer:
         self._planted = all(isinstance(one, Qwen3) for one in (model, teacher) if one is not None)
         self._corrections, self._decoupled = tuple(corrections), _decoupled(corrections, proximal)
         self._balance = Balance(model, router_aux)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._lora, learned = lora, [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = learned if lora is None else lora.parameters()
         self._device = self._parameters[0].device
-        size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
+        whole = learned if lora is None else list(model.parameters())  # in C++ all of it has a gradient
+        size = sum(parameter.numel() * parameter.element_size() for parameter in whole)
         side_by_side = self._device.type == "cpu" and threads > 1 and size * threads <= _REPLICAS
         self._threads = threads if side_by_side else 1
         self._pool = ThreadPoolExecutor(threads, "trainer", _one_core) if side_by_side else None
         if backend == "auto" and dtype == "float32" and threads > _FEW and not side_by_side:
             backend = "torch"  # one of many cores would compute in C++, and the others look on
-        self._native = _native(model, teacher, backend, dtype)
+        if recompute and backend == "native":
+            raise AskesisError(
+                "trainer: recompute needs the backend 'torch': in C++ it is not done. Leave one of them away"
+            )
+        model.recompute(recompute)
+        self._native = _native(model, teacher, "torch" if recompute else backend, dtype)
+        self._rounds = dtype == "bfloat16" and self._native is None
         self._together = self._threads if self._native is None else max(self._threads, _TOGETHER)
         self._native_teacher: NativeModel | None = None
         if self._native is not None and teacher is not None:
@@ -175,6 +190,8 @@ class Trainer:
             sums["grad_norm"] += norm
             if math.isfinite(norm):
                 sums["rate"] += self.optimisers.step(progress)
+                if self._lora is not None:
+                    self._lora.merge()
             else:
                 sums["skipped"] += 1
                 self.optimisers.clear()
@@ -249,7 +266,9 @@ class Trainer:
                 outputs=batch.outputs,
             )
         if self._native is not None:
-            total = self._native.unpack(total[0], self._parameters)
+            weights = self._parameters if self._lora is None else self._lora.weights
+            total = self._native.unpack(total[0], weights)
+            total = total if self._lora is None else self._lora.project(total)
         self._take(total)
         return sums
 
@@ -260,11 +279,11 @@ class Trainer:
 
     def _part_gradient(self, batch: Minibatch[Part], counts: Tensor | None, item: tuple[Part, _Known]) -> _Found:
         part, known = item
-        with router_logits() as scores:
+        with router_logits() as scores, self._rounding():
             current = token_logprobs(self.model, part)
         teacher = None
         if self.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self._rounding():
                 teacher = token_logprobs(self.teacher, part)
         output, begin, weighed = self._loss(batch, part, known, current, teacher)
         loss, balance = output.loss, None
@@ -333,6 +352,12 @@ class Trainer:
         )
         return self.loss(inputs), begin, weighed
 
+    def _rounding(self) -> AbstractContextManager[Any]:
+        if not self._rounds:
+            return nullcontext()
+        # what it has cast it would keep to the end of the block, and the weights change
+        return torch.autocast(self._device.type, torch.bfloat16, cache_enabled=False)
+
     def _clip(self) -> float:
         """Scale the gradient down to the bound if it is longer; its norm before."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
@@ -363,7 +388,7 @@ class Trainer:
         def look(part: Part) -> Tensor:
             if self._native is not None:
                 return self._native.logprobs(cast(Planted, part))
-            with torch.no_grad():
+            with torch.no_grad(), self._rounding():
                 return token_logprobs(self.model, part)
 
         self._refresh(batch)
@@ -372,11 +397,14 @@ class Trainer:
     # -- going on ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write what a trainer that goes on needs beside the model's weights."""
+        """Write what a trainer that goes on needs beside the model's weights; adapters also as PEFT opens them."""
         folder.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {"optimisers": self.optimisers.state_dict(), "steps": self._steps}
         if self.teacher is not None:
             state["teacher"] = self.teacher.state_dict()
+        if self._lora is not None:
+            state["lora"] = self._lora.state_dict()
+            self._lora.save(folder / "adapter")
         torch.save(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
@@ -386,6 +414,8 @@ class Trainer:
             self.optimisers.load_state_dict(state["optimisers"])
             if self.teacher is not None:
                 self.teacher.load_state_dict(state["teacher"])
+            if self._lora is not None:
+                self._lora.load_state_dict(state["lora"])
             self._steps = int(state["steps"])
         except Exception as error:
             raise CheckpointError(
@@ -431,8 +461,6 @@ def _native(model: CausalLM, teacher: CausalLM | None, wanted: Backend, dtype: T
     reason = "torch was asked for" if wanted == "torch" else why_not(model)
     if reason is None and teacher is not None and (other := why_not(teacher)):
         reason = f"of the teacher: {other}"
-    if dtype != "float32" and reason is not None:
-        raise AskesisError(f"trainer: dtype={dtype!r} needs the backend 'native', but {reason}")
     if wanted == "native" and reason is not None:
         raise AskesisError(f"trainer: backend 'native' cannot be used: {reason}")
     if reason is not None:

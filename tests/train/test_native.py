@@ -152,8 +152,6 @@ def test_bfloat16_is_near(size):
     got, after = gradient(model, samples, dtype="bfloat16")
     close(got, want, 0.05)
     assert after["loss"] == pytest.approx(before["loss"], abs=0.02) and after["loss"] != before["loss"]
-    with pytest.raises(AskesisError, match="torch was asked for"):
-        trainer(model, backend="torch", dtype="bfloat16")
 
 
 def test_who_computes_is_told_and_can_be_asked_for(monkeypatch, caplog):
