@@ -197,7 +197,7 @@ def test_torch_rounds_to_bfloat16_if_asked(make, recompute):
         assert {one.dtype for one in found} == {torch.float32}
         kept.append(torch.cat([one.flatten() for one in found]))
     error = float((kept[1] - kept[0]).norm() / kept[0].norm())
-    assert 1e-4 < error < 0.05
+    assert 1e-4 < error < (0.05 if make is small_model else 0.15)  # tokens on the edge go to other experts
 
 
 def test_adapters_round_too():
