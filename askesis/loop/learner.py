@@ -11,7 +11,17 @@ import torch
 
 from askesis.loop.prepared import Prepared
 from askesis.loop.stream import derived_seed
-from askesis.train import ADVANTAGES, OF_SAMPLER, Loss, Optimisers, Trainer, correction, policy_loss, supervised
+from askesis.train import (
+    ADVANTAGES,
+    OF_SAMPLER,
+    Lora,
+    Loss,
+    Optimisers,
+    Trainer,
+    correction,
+    policy_loss,
+    supervised,
+)
 from askesis.types import AskesisError, Sample, StallError, TrainerError
 
 _log = logging.getLogger("askesis.loop")
@@ -24,8 +34,12 @@ class Learner:
         recipe, model = prepared.recipe, prepared.model
         self._parameters = list(model.parameters())
         settings = recipe.train
+        teacher = None
+        if recipe.run.kind == "rl" and settings.kl:
+            teacher = copy.deepcopy(model).requires_grad_(False)  # before there are adapters
+        lora = _lora(prepared)
         optimisers = Optimisers(
-            model,
+            model if lora is None else lora,
             kind=settings.optimizer,
             lr=settings.lr,
             muon_lr=settings.muon_lr,
@@ -38,9 +52,11 @@ class Learner:
         loss: Loss = supervised
         if self._reinforced:
             loss = policy_loss(settings.algorithm, low=settings.clip_low, high=settings.clip_high, kl=settings.kl)
-        teacher = copy.deepcopy(model).requires_grad_(False) if self._reinforced and settings.kl else None
         self.advantages = ADVANTAGES[settings.advantage]
         self.optimiser_floats = optimisers.floats + (teacher is not None)
+        if lora is not None:  # of each weight no gradient, but another copy; of adapters themselves too
+            share = sum(one.numel() for one in lora.parameters()) / sum(one.numel() for one in model.parameters())
+            self.optimiser_floats = share * (2 + optimisers.floats) + (teacher is not None)
         self._trainer = Trainer(
             model,
             loss=loss,
@@ -54,7 +70,10 @@ class Learner:
             corrections=[correction(one.name, low=one.low, high=one.high) for one in settings.corrections],
             proximal=settings.proximal,
             threads=prepared.trainer_threads,
+            backend=settings.backend,
             dtype=settings.dtype,
+            lora=lora,
+            recompute=settings.checkpoint_activations,
             seed=derived_seed(recipe.run.seed, "minibatches"),
         )
 
@@ -108,6 +127,14 @@ class Learner:
     def load(self, folder: Path) -> None:
         """As `Trainer.load`."""
         self._trainer.load(folder)
+
+
+def _lora(prepared: Prepared) -> Lora | None:
+    settings = prepared.recipe.train.lora
+    if settings is None:
+        return None
+    seed = derived_seed(prepared.recipe.run.seed, "adapters")
+    return Lora(prepared.model, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=seed)
 
 
 def _told(error: Exception) -> str:

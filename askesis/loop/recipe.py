@@ -377,6 +377,20 @@ class CorrectionSettings(Section):
     """Ratios above this are outside; unset: the usual bound of that name."""
 
 
+class LoraSettings(Section):
+    """Adapters: of the weights only a product of two thin matrices is learned. Unset, all weights are."""
+
+    rank: Positive = 16
+    """Width of the product."""
+    alpha: Rate = 32.0
+    """Weight of the product, divided by `rank`."""
+    targets: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)] = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+    """The layers that get one, by the last part of their names."""
+
+
 class Train(Section):
     """How the weights change."""
 
@@ -418,9 +432,17 @@ class Train(Section):
     proximal: Literal["auto", "sampler", "recompute"] = "auto"
     """What the ratios of the loss are against: what the `sampler` said, or what the weights say with which the step
     begins (`recompute`: with a correction that weighs, decoupled PPO). `auto`: the latter where corrections weigh."""
+    backend: Literal["auto", "native", "torch"] = "auto"
+    """What computes gradients: C++, torch, or the faster one that can be had; see docs/trainer.md."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the factors of products are rounded to where gradients are computed; sums, attention, weights and optimiser
-    stay float32. `bfloat16` is for dense models on processors that multiply it (AVX512-BF16)."""
+    """What the factors of products are rounded to where gradients are computed; weights and optimiser stay float32. In
+    C++ `bfloat16` needs a processor that multiplies it (AVX512-BF16); in torch it is autocast."""
+    checkpoint_activations: bool = False
+    """Keep what goes into each layer and compute the rest again on the way back: a third more time, much less memory.
+    By torch."""
+    lora: LoraSettings | None = None
+    """Learn adapters. A checkpoint holds the merged weights, and the adapter beside them in `trainer/adapter`, as PEFT
+    opens it."""
     kl: Amount = 0.0
     """Weight of the divergence from the model that the run began with."""
     router_aux: Amount = 1e-3
@@ -493,6 +515,7 @@ class Recipe(Section):
             kept = [mode for mode in shown.modes if (mode.budget, mode.budgets, mode.episode_budget) != (None,) * 3]
             _demand(not kept, "demonstrations.modes has a thinking budget, but a demonstrator keeps to none")
         if model.init is not None:
+            _demand(self.train.lora is None, "train.lora adapts a checkpoint, but model.init begins with a fresh model")
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads
             _demand(heads % groups == 0, f"model.init: {groups} key and value heads do not divide {heads} heads")
             _demand(model.init.head_dim % 2 == 0, f"model.init.head_dim is {model.init.head_dim}, expected even")

@@ -116,10 +116,12 @@ def test_going_on_is_the_same_as_never_having_stopped(tmp_path):
         other.load(tmp_path)
 
 
+@pytest.mark.full
 def test_what_is_saved_peft_opens(tmp_path):
     """The adapter on the model that it began from is the merged model."""
-    peft = pytest.importorskip("peft")
-    transformers = pytest.importorskip("transformers")
+    import peft
+    import transformers
+
     model = small_model()
     save_checkpoint(model, tmp_path / "base")
     trainer, _ = adapted(model, backend="native", targets=("q_proj", "down_proj"))
