@@ -87,7 +87,7 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
         )
         yield "update", message
     gap = record.trainer.get(GAP, 0.0)
-    if gap > band and not record.ahead:  # where rollout runs ahead, other weights have sampled than are trained
+    if gap > band:
         message = f"sampler and trainer disagree by {gap:.1e} nats a token (band {band:.0e}): not the same policy"
         yield "logprob_gap", message
     attempts, broken = record.episodes + record.retried, record.infrastructure + record.retried
