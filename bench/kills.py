@@ -33,6 +33,7 @@ from typing import Any
 from bench.result import Options, Result
 
 KINDS = ("process", "machine", "worker")
+_WHAT = ("the process", "all at once", "a sandbox's worker")
 TASKS = 4  # of a step
 LEAST_S = 0.2  # from a start to its kill: before that nothing of ours runs
 GONE_S = 10.0  # in which what a killed run had started has to go
@@ -283,8 +284,8 @@ def _result(tally: Tally, wanted: int, staleness: int, seconds: float) -> Result
         ratio=float(met),
         met=met,
         notes=[
-            f"{killed} kills of {len(tally.checked)} runs at staleness {staleness}, {tally.starts} starts; each was resumed "
-            "until it was finished, then checked by `askesis runs check` and by a second reading of its store",
+            f"{killed} kills of {len(tally.checked)} runs at staleness {staleness}, {tally.starts} starts; each was "
+            "resumed until it was finished, then checked by `askesis runs check` and a second reading of its store",
             "the engine is the embedded one: it dies with the process of the run",
         ],
     )
@@ -294,9 +295,9 @@ def row(kept: Mapping[str, Any]) -> str:
     """The page's line."""
     ours = kept["ours"]
     goal = "met" if kept["met"] else "not met"
+    killed = ", ".join(f"{ours[f'kills_{kind}']:.0f} of {what}" for kind, what in zip(KINDS, _WHAT, strict=True))
     return (
-        f"- **{ours['kills']:.0f} SIGKILLs** at random moments of asynchronous runs ({ours['kills_process']:.0f} of the "
-        f"process, {ours['kills_machine']:.0f} of all at once, {ours['kills_worker']:.0f} of a sandbox's worker): of "
+        f"- **{ours['kills']:.0f} SIGKILLs** at random moments of asynchronous runs ({killed}): of "
         f"{ours['prompts']:,.0f} prompts {ours['skipped']:.0f} skipped, {ours['trained_twice']:.0f} trained twice; "
         f"goal 0 and 0: {goal}. `{kept['command']}`"
     )

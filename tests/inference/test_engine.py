@@ -271,6 +271,35 @@ async def test_weights_that_are_not_those_meant_are_refused(make_engine, model):
     assert (await engine.generate(prompt(0, 5), Sampling(max_tokens=2))).policy_versions.tolist() == [2, 2]
 
 
+async def test_a_cache_that_is_kept_serves_its_own_session_alone(make_engine, model):
+    """Under new weights a session goes on from what it has; nobody else begins with what the old ones computed."""
+    engine = make_engine(model, slots=4, context_length=128, keep_cache=True)
+    how, context = Sampling(temperature=0, max_tokens=6), prompt(0, 40)
+    first = await engine.generate(context, how, session="a")
+    other = {name: value * 1.2 for name, value in model.state_dict().items()}
+    sent = copy.deepcopy(model)
+    sent.load_state_dict(other)
+    flying = asyncio.create_task(engine.generate(prompt(1, 9), Sampling(max_tokens=100, seed=1), session="b"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    with pytest.raises(EngineError, match="those that came have"):  # and nobody notices
+        await engine.update_weights(model.state_dict(), 1, fingerprint=fingerprint(sent))
+    await engine.update_weights(other, 1, fingerprint=fingerprint(sent))
+    before = engine.stats()
+    longer = np.concatenate([context, first.token_ids, prompt(2, 3)])
+    second = await engine.generate(longer, how, session="a")
+    assert engine.stats().reused_tokens - before.reused_tokens == 45  # all that was cached: nothing is computed again
+    fresh = await engine.generate(context, how, session="c")
+    assert engine.stats().reused_tokens - before.reused_tokens == 45
+    np.testing.assert_allclose(fresh.logprobs, recomputed(sent, context, fresh), atol=1e-4)
+    again = await engine.generate(context, how, session="d")  # what the new weights computed is anybody's
+    assert engine.stats().reused_tokens - before.reused_tokens == 45 + 39
+    assert again.token_ids.tolist() == fresh.token_ids.tolist()
+    versions = (await flying).policy_versions
+    assert versions[0] == 0 and versions[-1] == 1 and (np.diff(versions) >= 0).all()
+    assert second.policy_versions.tolist() == [1] * 6
+
+
 async def test_an_update_in_flight_shows_in_the_versions(make_engine, model):
     engine = make_engine(model, slots=2, context_length=256)
     task = asyncio.create_task(engine.generate(prompt(0, 9), Sampling(max_tokens=200)))

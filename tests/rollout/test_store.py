@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from askesis.rollout import Draw, TraceStore
+from askesis.rollout import STALE, Draw, TraceStore
 from askesis.types import (
     Artifact,
     Group,
@@ -380,3 +380,57 @@ def test_replaced_figures_are_not_shared(tmp_path):
     with TraceStore(tmp_path / "t.db") as store:
         store.add([one, other])
         assert [t.task.limits.max_turns for t in store.traces()] == [16, 3]
+
+
+def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
+    """Asynchronous: drawn in one step, trained in a later one, given up, cut off by a kill."""
+    with TraceStore(tmp_path / "t.db") as store:
+        ledger = store.ledger
+
+        def draw(step, *groups):
+            ledger.draw(step, [Draw(position=position, group=group, task="t") for position, group in groups])
+
+        def emit(name, step, version):
+            played = trace(f"{name}/{ledger._database.lineage}", group=name, version=version)
+            store.add([played], label="train", step=step, group=group_of(name, played))
+
+        ledger.begin_step(1, version=0, staleness=1)
+        draw(1, (0, "g0"), (1, "g1"), (2, "g2"))
+        emit("g0", 1, 0)
+        emit("g2", 1, 0)
+        ledger.commit_step(1, 1, trained=["g0"], checkpoint="c1")
+        ledger.begin_step(2, version=1, staleness=1)
+        assert [(one.position, one.draws) for one in ledger.open()] == [(1, 1), (2, 1)]
+        draw(2, (3, "g3"))
+        ledger.commit_step(2, 2, trained=["g2"], dropped={"g1": STALE}, checkpoint="c2")
+        ledger.begin_step(3, version=2, staleness=1)
+        assert ledger.check() == []
+        with pytest.raises(StoreError, match="cannot draw in step 2"):
+            draw(2, (4, "g4"))
+        draw(3, (4, "g4"))
+        assert ledger.check() == ["prompt 1 was skipped: g1 was given up as stale, and nothing drawn for it"]
+        ledger.rewind(2)  # killed here
+        assert [(one.position, one.draws) for one in ledger.open()] == [(1, 1), (3, 1)]
+        ledger.begin_step(3, version=2, staleness=1)
+        draw(3, (1, "g1.1"))
+        assert ledger.check() == []
+        draw(3, (4, "g4"))
+        assert ledger.check() == ["prompt 3 was skipped: g3 was on its way at a kill, and nothing drawn for it"]
+        draw(3, (3, "g3.1"))
+        emit("g1.1", 3, 1)
+        emit("g3.1", 3, 2)
+        emit("g4", 3, 1)
+        ledger.commit_step(3, 3, trained=["g1.1", "g3.1"], checkpoint="c3")
+        assert ledger.check() == []
+        one = ledger.standing()
+        assert (one.drawn, one.trained, one.open, one.stale, one.staleness) == (5, 4, 1, 1, 1)
+        ledger.begin_step(4, version=3, staleness=1)
+        ledger.commit_step(4, 4, trained=["g3"], dropped={"g2": "x"})
+        assert ledger.check() == [
+            "prompt 3 was drawn 2 times",
+            "group g2 was settled 2 times",
+            "prompt 2 was trained or dropped 2 times",
+            "prompt 3 was trained or dropped 2 times",
+            "group g3 was trained in step 4, but never emitted",
+            "group g4 was drawn in step 3 and neither trained nor dropped since",
+        ]
