@@ -7,7 +7,7 @@ that it has started, a sandbox's: the run has to go on by itself). Every run is 
 more by a reading of its store that shares no code with it. That nothing of a killed run lives on is checked too.
 
 Options: `kills` (100), `staleness` (4), `steps` (10, of a run), `seed` (0), `longest` (6 seconds from a start to its
-kill), `state` (a folder that is kept; else a temporary one).
+kill, more where a machine is so busy that no checkpoint comes in that time), `state` (a folder that is kept; else a temporary one).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.result import Options, Result
 
 KINDS = ("process", "machine", "worker")
 _WHAT = ("the process", "all at once", "a sandbox's worker")
-TASKS = 4  # of a step
+TASKS = 3  # of a step
 LEAST_S = 0.2  # from a start to its kill: before that nothing of ours runs
 GONE_S = 10.0  # in which what a killed run had started has to go
 GOAL = "0 prompts skipped, 0 trained twice"
@@ -45,7 +45,7 @@ def recipe(folder: Path, steps: int, staleness: int, seed: int) -> dict[str, Any
     return {
         "run": {"name": "kills", "steps": steps, "seed": seed, "out": str(folder)},
         "env": {"name": "repair"},
-        "rollout": {"tasks_per_step": TASKS, "group_size": 4, "staleness": staleness, "concurrency": 48},
+        "rollout": {"tasks_per_step": TASKS, "group_size": 3, "staleness": staleness, "concurrency": 48},
         "eval": {"tasks": 0},
         "checkpoint": {"every_steps": 2},
         "log": {"tensorboard": False},
@@ -110,11 +110,12 @@ def _until_finished(
     longest: float,
 ) -> None:
     """Start, kill and resume one run until it is finished."""
+    patience = longest
     while True:
         folder = next(iter(sorted(out.glob("*/recipe.toml"))), None)
         child = start({"recipe": settings} if folder is None else {"resume": str(folder.parent)})
         tally.starts += 1
-        until = rng.uniform(LEAST_S, longest)
+        until, stood = rng.uniform(LEAST_S, patience), _committed(out, checkpointed=True)
         while sum(tally.kills.values()) < wanted:
             child.join(until)
             if child.exitcode is not None:
@@ -126,9 +127,11 @@ def _until_finished(
                 continue
             tally.kills[kind] += 1
             if kind != "worker":
-                tally.redone += before - _committed(out, checkpointed=True)
+                kept = _committed(out, checkpointed=True)
+                tally.redone += before - kept
+                patience = longest if kept > stood else 1.3 * patience  # a busy machine gets nowhere in so few seconds
                 break
-            until = rng.uniform(LEAST_S, longest)  # it has to go on, and is killed again
+            until = rng.uniform(LEAST_S, patience)  # it has to go on, and is killed again
         else:
             child.join()
         if child.exitcode == 0:
