@@ -7,7 +7,8 @@ that it has started, a sandbox's: the run has to go on by itself). Every run is 
 more by a reading of its store that shares no code with it. That nothing of a killed run lives on is checked too.
 
 Options: `kills` (100), `staleness` (4), `steps` (10, of a run), `seed` (0), `longest` (6 seconds from a start to its
-kill, more where a machine is so busy that no checkpoint comes in that time), `state` (a folder that is kept; else a temporary one).
+kill, more where a machine is so busy that no checkpoint comes in that time), `state` (a folder that is kept; else a
+temporary one).
 """
 
 from __future__ import annotations
