@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,28 @@ def load_checkpoint(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[Qwen3, ModelConfig]:
     """Load a model. Raises `CheckpointError` for a missing folder, shard or tensor, or one of another shape."""
-    folder = Path(folder)
     config = read_config(folder)
+    model = empty(config, dtype=dtype, device=device)
+    fill(model, folder)
+    return model, config
+
+
+def empty(config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Qwen3:
+    """The model of a configuration, whose memory nothing has touched yet."""
     model = build(config, dtype=dtype, device="meta").to_empty(device=device)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight  # to_empty unties
+    return model
+
+
+def fill(model: Qwen3, folder: str | Path, *, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
+    """Put a checkpoint's tensors into the parameters; put(parameter, tensor). Raises as `load_checkpoint`."""
+    folder = Path(folder)
     wanted = dict(model.named_parameters())
     seen: set[str] = set()
     with torch.no_grad():
         for name, tensor in _tensors(folder):
-            if name == "lm_head.weight" and config.tie_word_embeddings:
+            if name == "lm_head.weight" and model.config.tie_word_embeddings:
                 continue  # a tied checkpoint may carry it twice
             if name not in wanted:
                 raise CheckpointError(f"{folder}: unexpected tensor {name} {list(tensor.shape)} for this config.json")
@@ -61,12 +73,11 @@ def load_checkpoint(
                 raise CheckpointError(
                     f"{folder}: {name} has shape {list(tensor.shape)}, expected {list(wanted[name].shape)}"
                 )
-            wanted[name].copy_(tensor)
+            put(wanted[name], tensor)
             seen.add(name)
     missing = sorted(set(wanted) - seen)
     if missing:
         raise CheckpointError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
-    return model, config
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Experts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.top_k, self.normalise = config.num_experts_per_tok, config.norm_topk_prob
+        self.every = False  # whether experts that no token chose run too, over none: then all have a gradient
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = nn.ModuleList(
             MLP(config.hidden_size, config.moe_intermediate_size) for _ in range(config.num_experts)
@@ -45,7 +46,8 @@ class Experts(nn.Module):
         order = choices.argsort(stable=True)  # every (token, choice), expert by expert
         counts = torch.bincount(choices, minlength=len(self.experts)).tolist()
         rows = torch.split(flat[order // self.top_k], counts)
-        outputs = torch.cat([expert(part) for expert, part in zip(self.experts, rows, strict=True) if len(part)])
+        taken = [(expert, part) for expert, part in zip(self.experts, rows, strict=True) if len(part) or self.every]
+        outputs = torch.cat([expert(part) for expert, part in taken])
         per_choice = outputs[order.argsort()].view(*chosen.shape, -1)
         return torch.einsum("nkd,nk->nd", per_choice, weights.to(x.dtype)).view_as(x)
 

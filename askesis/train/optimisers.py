@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from askesis.train import shards
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -45,7 +47,8 @@ class Muon(Optimizer):
 
     Matrices of one shape are orthogonalised together, in their own type: a small model has dozens of each, and one
     batched product of 30 costs hardly more than three single ones. A step of an m x n matrix is `lr` x
-    sqrt(max(1, m / n)) x the orthogonalised Nesterov momentum.
+    sqrt(max(1, m / n)) x the orthogonalised Nesterov momentum. Where a matrix is spread over processes, all of them
+    gather it and orthogonalise it whole; its momentum stays spread.
     """
 
     def __init__(
@@ -71,13 +74,14 @@ class Muon(Optimizer):
             assert gradient is not None
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(gradient, 1.0 - momentum)
-            updates.append(gradient.lerp(state["momentum"], momentum))
+            shards.local(state["momentum"]).lerp_(shards.local(gradient), 1.0 - momentum)
+            updates.append(shards.whole(gradient.lerp(state["momentum"], momentum)))
         directions = orthogonalise(torch.stack(updates))
         rows, columns = parameters[0].shape
         for parameter, direction in zip(parameters, directions, strict=True):
-            parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-            parameter.add_(direction, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+            mine = shards.local(parameter)
+            mine.mul_(1.0 - group["lr"] * group["weight_decay"])
+            mine.add_(shards.own(direction, parameter), alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
 
 
 class Named(Protocol):
@@ -135,6 +139,10 @@ class Optimisers:
                 torch.autograd.graph.increment_version(group["params"])
         self.clear()
         return factor
+
+    def parameters(self) -> list[list[Tensor]]:
+        """Of each optimiser, in the order in which its state has them."""
+        return [[p for group in optimiser.param_groups for p in group["params"]] for optimiser, _ in self._all]
 
     def clear(self) -> None:
         """Forget the gradients."""

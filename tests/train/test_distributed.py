@@ -1,0 +1,160 @@
+"""The trainer as a group of processes: what one process learns, over any number of them."""
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from train_doubles import sample, small_mixture, small_model
+
+from askesis.models import save_checkpoint
+from askesis.train import POLICY_LOSSES, Optimisers, Trainer
+from askesis.train.processes import TrainerProcesses, TrainerSpec
+from askesis.types import AskesisError, CheckpointError
+
+DAPO = functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.1)
+MADE = {
+    "adamw": {"kind": "adamw", "lr": 1e-2, "muon_lr": 1e-2, "weight_decay": 0.1},
+    "muon": {"kind": "muon", "lr": 1e-2, "muon_lr": 1e-2, "weight_decay": 0.1},
+}
+SETTINGS = {"batch_tokens": 150, "minibatches": 2, "grad_clip": 0.5}
+
+
+def samples(seed, count=12):
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(0, 61, 15)
+    made = [sample(rng, int(rng.integers(20, 90)), trace=str(i), group=str(i // 3)) for i in range(count)]
+    for one in made:
+        one.token_ids[: len(prompt)] = prompt
+    return made
+
+
+def alone(model, optimisers, **changes):
+    made = Optimisers(model, **optimisers)
+    return Trainer(model, loss=DAPO, optimisers=made, backend="torch", **(SETTINGS | changes))
+
+
+def check_steps(one, many, *, first, count):
+    for seed in range(first, first + count):
+        want, got = one.step(samples(seed), progress=0.1), many.step(samples(seed), progress=0.1)
+        assert got == pytest.approx(want, rel=1e-4, abs=1e-4)
+
+
+def check_weights(model, many):
+    twin = small_mixture(9) if "Moe" in type(model).__name__ else small_model(9)
+    many.refresh(twin)
+    for got, want in zip(twin.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def spec(folder, model, optimisers, **changes):
+    save_checkpoint(model, folder / "model")
+    trainer = SETTINGS | changes
+    teacher = trainer.pop("teacher", None)
+    if teacher is not None:
+        save_checkpoint(teacher, folder / "teacher")
+    return TrainerSpec(
+        checkpoint=folder / "model",
+        teacher=None if teacher is None else folder / "teacher",
+        loss=DAPO,
+        optimisers=optimisers,
+        trainer=trainer,
+    )
+
+
+def test_a_group_of_one_is_a_trainer(tmp_path, monkeypatch):
+    """In this process: sharding, clipping, gathering and the state's form, without a second process to wait for."""
+    from askesis.train.distributed import ShardedTrainer, full_weights, join, load_sharded
+
+    with pytest.raises(AskesisError, match="start it with torchrun"):
+        join()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    model = small_model(1)
+    save_checkpoint(model, tmp_path / "model")
+    one = alone(model, MADE["muon"])
+    group = join()
+    try:
+        sharded = load_sharded(tmp_path / "model", group)
+        settings = SETTINGS | {"loss": DAPO}
+        many = ShardedTrainer(sharded, group=group, optimisers=Optimisers(sharded, **MADE["muon"]), **settings)
+        check_steps(one, many, first=0, count=1)
+        many.save(tmp_path / "state")
+        one.load(tmp_path / "state")
+        one.save(tmp_path / "state")
+        many.load(tmp_path / "state")
+        check_steps(one, many, first=2, count=1)
+        for name, want in model.named_parameters():
+            torch.testing.assert_close(full_weights(sharded, group)[name], want, atol=1e-5, rtol=1e-4)
+    finally:
+        group.leave()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [*MADE, "mixture"])
+def test_two_processes_learn_what_one_does_and_three_go_on(kind, tmp_path):
+    model = small_mixture(1) if kind == "mixture" else small_model(1)
+    optimisers = MADE.get(kind, MADE["adamw"])
+    changes = {"router_aux": 0.1} if kind == "mixture" else {"teacher": small_model(5)}
+    one = alone(model, optimisers, **changes)
+    with TrainerProcesses(spec(tmp_path, model, optimisers, **changes), count=2) as many:
+        check_steps(one, many, first=0, count=5)
+        check_weights(model, many)
+        for got, want in zip(many.logprobs(samples(7)), one.logprobs(samples(7)), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-3)
+        many.save(tmp_path / "state")
+        with pytest.raises(CheckpointError, match="cannot take over"):
+            many.load(tmp_path / "nothing")
+        many.refresh(model)
+    one.load(tmp_path / "state")  # by a single process
+    with TrainerProcesses(spec(tmp_path, model, optimisers, **changes), count=3) as many:  # and by more
+        many.load(tmp_path / "state")
+        check_steps(one, many, first=5, count=3)
+        check_weights(model, many)
+
+
+@pytest.mark.full
+def test_a_process_that_dies_ends_the_group_with_its_last_words(tmp_path):
+    with TrainerProcesses(spec(tmp_path, small_model(1), MADE["adamw"]), count=2, log=tmp_path / "log") as many:
+        many.step(samples(0))
+        children = subprocess.run(["pgrep", "-P", str(many._group.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        with pytest.raises(AskesisError, match=r"(?s)ended at 'step'; its last words.*SIGKILL"):
+            for seed in range(20):
+                many.step(samples(seed))
+        with pytest.raises(AskesisError, match="has ended"):
+            many.step(samples(0))
+
+
+@pytest.mark.full
+def test_a_group_that_cannot_begin_says_why(tmp_path):
+    made = spec(tmp_path, small_model(1), MADE["adamw"])
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(AskesisError, match=r"weights file model\.safetensors is missing"):
+        TrainerProcesses(made, count=2)
+    with pytest.raises(AskesisError, match="no group of trainers came"):
+        TrainerProcesses(made, address="127.0.0.1:0", timeout_s=0.3).wait()
+
+
+@pytest.mark.full
+def test_others_may_start_the_group(tmp_path):
+    """torchrun by hand, as on several nodes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+    model = small_model(1)
+    one = alone(model, MADE["adamw"])
+    with TrainerProcesses(spec(tmp_path, model, MADE["adamw"]), address=address) as many:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        started = subprocess.Popen([*torchrun, "-m", "askesis.train.worker"], env=os.environ | many.environment)
+        many.wait()
+        check_steps(one, many, first=0, count=2)
+    assert started.wait(30) == 0
