@@ -4,16 +4,19 @@ A group is drawn when there is room for it, played by a `Roller`, and given to t
 counted from the version that sampled its first token. Invariant: no group is trained more than `staleness` versions
 later; every group that was drawn is taken, reported as given up, or cancelled by `shutdown`, and is so once.
 
-Why nothing grows stale for being slow. Groups that began under version v can be trained in the steps from v to
-v + staleness. No more groups are admitted than those steps hold (`per_step` each), the trainer takes the oldest first,
-and a step is held back while taking it without a group that is still on its way would leave more groups than the steps
-before their deadlines hold. With `staleness=0` these same rules are synchronous training.
+Why slow groups are trained like all others. Groups that began under version v can be trained in the steps from v to
+v + staleness. No more groups are drawn than those steps hold (`per_step` each), the engine serves the oldest group's
+turns first, the trainer takes the oldest first, and a step is held back while taking it without a group that is still
+on its way would leave more groups than the steps before their deadlines hold. Only where that takes longer than a step
+of training does is the group given up, and of all groups no more than the share `spare`. With `staleness=0` these same
+rules are synchronous training, and nothing is given up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +26,11 @@ import numpy as np
 from askesis.rollout.record import NO_VERSION
 from askesis.rollout.scheduler import Roller
 from askesis.rollout.speakers import EpisodeSpec
-from askesis.rollout.turns import Desk, Flight
+from askesis.rollout.turns import Desk, EpisodeState, Flight
 from askesis.types import ConfigError, Group
 
 _log = logging.getLogger("askesis.rollout")
+_LAST = 2**20  # priorities about this are those of groups that nothing presses, after the last was drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +86,12 @@ class Scheduler:
     """Paces the episodes of `roller` and a trainer.
 
     draw: gives the episodes of up to n further groups, a sequence each; fewer at the end of the data. It is called when
-    there is room, from within the event loop. per_step: groups of a step. staleness: most versions between the weights
-    that sampled a group's first token and those that are trained on it. version: of the weights in the engine. step:
-    the number of the first step, under which the traces of what is drawn for it are kept; the next `advance` counts on.
-    report_s: a line is logged when nothing has moved for so long, saying what is awaited and since when.
+    there is room, from within the event loop, and after a group was given up again. per_step: groups of a step.
+    staleness: most versions between the weights that sampled a group's first token and those that are trained on it.
+    version: of the weights in the engine; each step is to make one more. step: the number of the first step, under
+    which the traces of what is drawn for it are kept; every `advance` counts on. spare: the share of all groups that
+    may be given up for holding the trainer back longer than a step takes; 0 waits for every one. report_s: a line is
+    logged when nothing has moved for so long, saying what is awaited and since when.
 
     One task takes; `advance` is called after every take that a step was made of.
     """
@@ -100,21 +106,21 @@ class Scheduler:
         version: int = 0,
         step: int = 1,
         label: str = "train",
+        spare: float = 0.02,
         report_s: float = 60.0,
     ) -> None:
-        if per_step < 1 or staleness < 0 or report_s <= 0:
+        if per_step < 1 or staleness < 0 or report_s <= 0 or not 0 <= spare <= 1:
             raise ConfigError(
-                f"scheduler: per_step={per_step}, staleness={staleness}, report_s={report_s:g}: expected at least 1, "
-                "at least 0, and more than 0"
+                f"scheduler: per_step={per_step}, staleness={staleness}, spare={spare:g}, report_s={report_s:g}: "
+                "expected at least 1, at least 0, 0 to 1, and more than 0"
             )
         self._roller, self._draw, self._per_step, self._staleness = roller, draw, per_step, staleness
-        self._step, self._label, self._report_s = step, label, report_s
-        self._desk = Desk(version)
+        self._step, self._spare, self._report_s = step, spare if staleness else 0.0, report_s
+        self._desk = Desk(version, self._rank)
         self._ready: dict[str, _Whole] = {}
         self._stale: list[str] = []
         self._taken = 0  # groups of the step that is trained now
-        self._drawn = 0  # groups so far
-        self._size = 0  # episodes of the last group that was drawn
+        self._drawn = self._spared = 0  # groups so far; those of them that were given up for being slow
         self._dry = False  # the last draw gave less than was asked for
         self._admitting = self._closed = False
         self._failure: BaseException | None = None
@@ -122,7 +128,8 @@ class Scheduler:
         self._held_since: float | None = None
         self._held_s = 0.0
         self._since = 0.0  # when the take that waits now began to
-        self._roll = roller.open(self._deliver, label=label, speakers=self._desk.speakers, on_room=self._admit)
+        self._began = self._train_s = math.inf  # when the step that is trained now began; seconds of the last one
+        self._roll = roller.open(self._deliver, label=label, speakers=self._desk.speakers)
 
     @property
     def version(self) -> int:
@@ -132,7 +139,8 @@ class Scheduler:
     async def take(self) -> Taken | None:
         """The groups of the next step; waits for them. None at the end of the data, or after `shutdown`.
 
-        Fewer than `per_step` where the data end. Raises what `draw`, the store or the roller itself failed with.
+        Fewer than `per_step` where the data end; none, with `stale`, where all that was left was given up. Raises what
+        `draw`, the store or the roller itself failed with.
         """
         waited: dict[str, float] = defaultdict(float)
         clock = asyncio.get_running_loop().time
@@ -142,21 +150,27 @@ class Scheduler:
             self._raise_failure()
             if self._closed:
                 return None
-            chosen = self._chosen()
-            if chosen is not None:
+            self._weed()
+            chosen = self._next()
+            late = [] if chosen is None else self._late(chosen)
+            if chosen is not None and not late:
                 break
-            reason = "groups" if len(self._ready) < self._per_step else "due"
             begun = clock()
-            await self._movement()
-            waited[reason] += clock() - begun
+            patience = self._since + self._train_s - begun if late and self._may_spare() else math.inf
+            if patience <= 0:
+                self._spare_one(late)
+                continue
+            await self._movement(patience)
+            waited["due" if late else "groups"] += clock() - begun
         if not chosen and not self._stale:
             return None
         return self._hand_over(chosen, waited)
 
     def advance(self, version: int) -> None:
-        """The weights of `version` are in the engine: what was taken is trained, and admission goes on."""
+        """The weights of `version` are in the engine: what was taken is trained, and more can be drawn."""
         if version < self._desk.version:
             raise ConfigError(f"scheduler: advance({version}) after version {self._desk.version}: versions only grow")
+        self._train_s = max(0.0, asyncio.get_running_loop().time() - self._began)
         self._desk.version = version
         self._taken = 0
         self._step += 1
@@ -172,58 +186,66 @@ class Scheduler:
     def awaited(self) -> str:
         """One line: what has to come before the next step, and who is the slowest on the way to it."""
         now = asyncio.get_running_loop().time()
-        lag = f"step {self._step} waits since {now - self._since:.0f} s with version {self.version}"
-        have = f"{len(self._ready)} of {self._per_step} groups are whole"
+        have = (
+            f"step {self._step} is awaited since {now - self._since:.0f} s: {len(self._ready)} whole groups of "
+            f"{self._per_step}, under version {self.version}"
+        )
         flights = sorted(self._desk.flights.values(), key=lambda flight: flight.number)
         if not flights:
-            return f"{lag}: {have}, and no episode is in flight"
-        return f"{lag}: {have}; {_described(flights[0], now)} ({len(self._roll.flying)} episodes in flight)"
+            return f"{have}, and no group is on its way"
+        return f"{have}; {_described(flights[0], now)}; {len(self._roll.flying)} episodes in flight"
 
     # -- what is taken -----------------------------------------------------------------------------------------------
 
-    def _deadline(self, oldest: int | None) -> int | None:
+    def _due(self, oldest: int | None) -> float:
         """The last version that may be trained on what began under `oldest`."""
-        return None if oldest is None else oldest + self._staleness
+        return math.inf if oldest is None else oldest + self._staleness
 
-    def _chosen(self) -> list[_Whole] | None:
-        """The groups of the next step, oldest first; None while it has to wait."""
-        self._weed()
-        flights = self._desk.flights.values()
-        ready = sorted(self._ready.values(), key=self._urgency)
-        if len(ready) < self._per_step:
-            return None if flights else ready
-        chosen, rest = ready[: self._per_step], ready[self._per_step :]
-        last = max(self._urgency(whole)[0] for whole in chosen)
-        unready = [due for flight in flights if (due := self._deadline(flight.oldest)) is not None]
-        dues = sorted([*unready, *(due for whole in rest if (due := self._deadline(whole.oldest)) is not None)])
-        first = min(unready, default=None)
+    def _next(self) -> list[_Whole] | None:
+        """The groups of the next step, as far as they are whole, the most urgent first; None if there are too few."""
+        if len(self._ready) < self._per_step and self._desk.flights:
+            return None
+        ready = sorted(self._ready.values(), key=lambda whole: (self._due(whole.oldest), whole.number))
+        return ready[: self._per_step]
+
+    def _late(self, chosen: Sequence[_Whole]) -> list[Flight]:
+        """The groups on their way that would be too many for the steps before their deadlines, were these taken.
+
+        Empty also where waiting is of no use: where none of them could take the place of a group that has more time.
+        """
+        taken = {whole.number for whole in chosen}
+        last = max((self._due(whole.oldest) for whole in chosen), default=0.0)
+        flights = [(self._due(flight.oldest), flight) for flight in self._desk.flights.values()]
+        rest = (self._due(whole.oldest) for whole in self._ready.values() if whole.number not in taken)
+        dues = sorted(due for due in (*(due for due, _ in flights), *rest) if due < last)
         for count, due in enumerate(dues, 1):
-            overfull = count > self._per_step * (due - self.version)
-            # waiting helps only where a group on its way could take the place of one that has more time
-            if overfull and first is not None and first <= due < last:
-                return None
-        return chosen
+            if count > self._per_step * (due - self.version):
+                late = sorted((d, flight.number, flight) for d, flight in flights if d <= due)
+                if late:
+                    return [flight for _, _, flight in late]
+        return []
 
-    def _urgency(self, whole: _Whole) -> tuple[float, int]:
-        due = self._deadline(whole.oldest)
-        return (float("inf") if due is None else due, whole.number)
+    def _may_spare(self) -> bool:
+        return self._spared + 1 <= self._spare * self._drawn
+
+    def _spare_one(self, late: Sequence[Flight]) -> None:
+        """Give the most urgent of them up: the trainer has waited for as long as a step takes."""
+        flight = late[0]
+        self._spared += 1
+        self._give_up(flight.name, f"the trainer waits for it since {self._train_s:.0f} s; {self.awaited()}")
 
     def _weed(self) -> None:
-        """Give up what is too old to be trained: after versions that were passed over, say."""
-        for name, whole in tuple(self._ready.items()):
-            due = self._deadline(whole.oldest)
-            if due is not None and due < self.version:
-                del self._ready[name]
-                self._give_up(name)
-        for name, flight in tuple(self._desk.flights.items()):
-            due = self._deadline(flight.oldest)
-            if due is not None and due < self.version:
-                del self._desk.flights[name]
-                self._roll.give_up(name)
-                self._give_up(name)
+        """Give up what is too old to be trained, though nobody waited for it: after versions that were passed over."""
+        old = [name for name, whole in self._ready.items() if self._due(whole.oldest) < self.version]
+        old += [name for name, flight in self._desk.flights.items() if self._due(flight.oldest) < self.version]
+        for name in old:
+            self._give_up(name, f"it began more than {self._staleness} versions before {self.version}")
 
-    def _give_up(self, name: str) -> None:
-        _log.warning("group %s is given up: more than %d versions old", name, self._staleness)
+    def _give_up(self, name: str, why: str) -> None:
+        _log.warning("group %s is given up: %s", name, why)
+        if self._ready.pop(name, None) is None:
+            del self._desk.flights[name]
+            self._roll.give_up(name)
         self._stale.append(name)
         self._dry = False
 
@@ -233,8 +255,10 @@ class Scheduler:
             del self._ready[whole.group.id]
         self._taken = len(chosen)
         self._admit()
+        self._began = asyncio.get_running_loop().time()
         stale, self._stale = self._stale, []
-        held_s, self._held_s = self._held(), 0.0
+        self._hold(self._held_since is not None)
+        held_s, self._held_s = self._held_s, 0.0
         return Taken(
             groups=[whole.group for whole in chosen],
             stale=stale,
@@ -251,7 +275,7 @@ class Scheduler:
     # -- what is played ----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Draw groups while there is room for their episodes, and they would still be young enough when trained."""
+        """Draw groups as long as they would still be young enough when their turn comes to be trained."""
         if self._admitting or self._closed or self._failure is not None:
             return
         self._admitting = True
@@ -270,29 +294,39 @@ class Scheduler:
     def _room(self) -> int:
         """Groups that may be drawn now."""
         ahead = len(self._desk.flights) + len(self._ready) + self._taken
-        groups = self._per_step * (self._staleness + 1) - ahead
-        self._hold(groups <= 0)
-        if self._staleness == 0:
-            return groups  # a step's at once
-        episodes = self._roller.concurrency - len(self._roll.flying) - len(self._roll.waiting)
-        if episodes <= 0:
-            return 0
-        return min(groups, -(-episodes // self._size) if self._size else 1)
+        room = self._per_step * (self._staleness + 1) - ahead
+        self._hold(room <= 0 and not self._roll.waiting)
+        return room
 
     def _start(self, specs: Sequence[EpisodeSpec]) -> None:
         name = specs[0].group
         if name in self._desk.flights or name in self._ready or any(spec.group != name for spec in specs):
             raise ConfigError(f"scheduler: draw gave group {name!r} twice, or mixed it with another; name each once")
         self._desk.flights[name] = Flight(name=name, number=self._drawn, size=len(specs))
-        self._drawn, self._size = self._drawn + 1, len(specs)
+        self._drawn += 1
         self._roll.add(specs, step=self._step)
+
+    def _rank(self, flight: Flight, state: EpisodeState) -> int:
+        """The priority of a turn: the oldest group first. At the end of the data, where only a few groups still have a
+        deadline, the others go by how many turns they are expected to take: the short ones first while episodes wait
+        for a place, to make room for them, and then the long ones, which would else be the last to end, all alone."""
+        if not self._dry or self._pressed(flight):
+            return flight.number
+        expected = flight.expected_turns(self._desk.usual_turns)
+        left = min(1e4, 16 * max(expected - state.turns, state.turns / 2, 1.0))
+        return _LAST + int(left if self._roll.waiting else -left)
+
+    def _pressed(self, flight: Flight) -> bool:
+        """Whether a group could miss its deadline: one before the last step, and not far from now."""
+        due, left = self._due(flight.oldest), len(self._desk.flights) + len(self._ready)
+        last = self.version + (self._taken > 0) + math.ceil(left / self._per_step) - 1
+        return due < last and due - self.version <= self._staleness / 2
 
     def _deliver(self, group: Group | None) -> None:
         if group is None:
             self._closed = True
         elif (flight := self._desk.flights.pop(group.id, None)) is not None:
             self._ready[group.id] = _Whole(group, flight.number, oldest_version(group))
-            self._admit()
         self._moved.set()
 
     def _raise_failure(self) -> None:
@@ -303,36 +337,34 @@ class Scheduler:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _hold(self, held: bool) -> None:
+        """Count the seconds in which nothing is drawn, though there is nothing left to start."""
         now = asyncio.get_running_loop().time()
         if self._held_since is not None:
             self._held_s += now - self._held_since
         self._held_since = now if held else None
 
-    def _held(self) -> float:
-        self._hold(self._held_since is not None)
-        return self._held_s
-
-    async def _movement(self) -> None:
-        """Returns when something has happened that could let the next step begin."""
-        turns = self._desk.turns
-        while True:
-            self._moved.clear()
+    async def _movement(self, patience: float) -> None:
+        """Returns when something has happened that could let the next step begin, or after `patience` seconds."""
+        clock = asyncio.get_running_loop().time
+        end, turns, moved = clock() + patience, self._desk.turns, self._moved
+        moved.clear()
+        while not moved.is_set() and (left := end - clock()) > 0:
             try:
-                async with asyncio.timeout(self._report_s):
-                    await self._moved.wait()
-                return
+                async with asyncio.timeout(min(left, self._report_s)):
+                    await moved.wait()
             except TimeoutError:
-                if turns == self._desk.turns:
+                if turns == self._desk.turns and clock() < end:
                     _log.warning("%s", self.awaited())
                 turns = self._desk.turns
 
 
 def _described(flight: Flight, now: float) -> str:
-    """A group on its way: how many of its episodes are, and what the longest unmoved one is at."""
+    """A group on its way: under which version it began, and what the episode is at that has not moved for longest."""
     began = "not begun" if flight.oldest is None else f"begun under version {flight.oldest}"
-    text = f"the oldest on its way is {flight.name}, {began}"
-    if not flight.episodes:
+    text = f"the first on its way is {flight.name}, {began}"
+    states = [state for state in flight.episodes.values() if not state.over]
+    if not states:
         return text
-    state = min(flight.episodes.values(), key=lambda state: state.since)
-    where = "at the engine" if state.asking else "with tools, set-up or verifier"
-    return f"{text}: an episode in its turn {state.turns + 1} is {where} since {now - state.since:.0f} s"
+    state = min(states, key=lambda state: state.since)
+    where = "at the engine" if state.asking else "with its tools, set-up or verifier"
+    return f"{text}, of which an episode after {state.turns} turns is {where} since {now - state.since:.0f} s"

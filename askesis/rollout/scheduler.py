@@ -149,15 +149,14 @@ class Roller:
         *,
         label: str = "",
         speakers: Callable[[Speakers], Speakers] | None = None,
-        on_room: Callable[[], None] | None = None,
     ) -> Roll:
         """A roll to which groups are added while it goes on.
 
         deliver: called with each group as it is whole, and with None when the roll has ended. speakers: what stands
-        between the episodes and who speaks. on_room: called whenever more episodes could be in flight than there are.
+        between the episodes and who speaks.
         """
         stage = self._stage if speakers is None else replace(self._stage, speakers=speakers(self._stage.speakers))
-        roll = Roll(self, stage, label, deliver, on_room)
+        roll = Roll(self, stage, label, deliver)
         self._rolls.add(roll)
         return roll
 
@@ -214,9 +213,8 @@ class Roll:
         stage: Stage,
         label: str,
         deliver: Callable[[Group | None], None],
-        on_room: Callable[[], None] | None,
     ) -> None:
-        self._roller, self._stage, self._label, self._deliver, self._on_room = roller, stage, label, deliver, on_room
+        self._roller, self._stage, self._label, self._deliver = roller, stage, label, deliver
         self.waiting: deque[tuple[_Gathering, int]] = deque()
         self.flying: set[asyncio.Task[None]] = set()
         self._groups: dict[str, _Gathering] = {}
@@ -310,8 +308,6 @@ class Roll:
             self._failure = self._failure or error
             self.waiting.clear()
         self._fill()
-        if self._on_room is not None and not self._ended and len(self.flying) < self._roller.concurrency:
-            self._on_room()
 
     async def _play(self, group: _Gathering, place: int) -> None:
         """One episode, with its retries. Emits as it goes, so that no later cancellation can lose a trace."""

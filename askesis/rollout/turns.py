@@ -1,14 +1,15 @@
 """Between the episodes of a paced run and who speaks in them: what a scheduler knows of turns, and what it says.
 
-Every request carries the place of its group in the order of drawing as its priority, so that an engine which knows
-priorities (`Sampling.priority`) serves the oldest group first. In return the scheduler learns under which version a
-group's first token was sampled, which episodes wait for the engine, and since when.
+Every request carries a priority, so that an engine which knows priorities (`Sampling.priority`) serves first what the
+scheduler wants first. In return the scheduler learns under which version a group's first token was sampled, how many
+turns its episodes have taken, which of them wait for the engine, and since when.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from askesis.rollout.record import NO_VERSION
@@ -18,19 +19,21 @@ from askesis.types import Completion, Message, OnTokens, Sampling, Thinking, Tok
 
 @dataclass(slots=True, eq=False)
 class EpisodeState:
-    """One attempt at an episode in flight. since: when it last changed hands, by the loop's clock; turns: taken."""
+    """The last attempt at an episode. since: when it last changed hands, by the loop's clock; turns: taken so far, by
+    its sub-agents too; asking: those that the engine owes it; over: it takes no more."""
 
     since: float
     turns: int = 0
-    asking: int = 0  # turns that the engine owes it
+    asking: int = 0
+    over: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
     """A group that was drawn and is not whole yet.
 
-    number: its place in the order of drawing. first: by episode, the version of its first token, or a bound from below
-    while that is on its way. episodes: those in flight, by seed.
+    number: its place in the order of drawing. size: its episodes. first: by episode, the version of its first token, or
+    a bound from below while that is on its way. episodes: those that have begun. Both go by the episode's seed.
     """
 
     name: str
@@ -44,14 +47,31 @@ class Flight:
         """The version of its first token, or a bound from below; None if nothing was asked for yet."""
         return min((version for version in self.first.values() if version != NO_VERSION), default=None)
 
+    def expected_turns(self, usual: float) -> float:
+        """Turns of one of its episodes, judged by what they have taken and how many are over, and by the `usual`.
+
+        The mean of a geometric distribution under a gamma prior that weighs as much as half of the group.
+        """
+        states, weight = self.episodes.values(), self.size / 2
+        return (sum(state.turns for state in states) + usual * weight) / (sum(state.over for state in states) + weight)
+
 
 class Desk:
-    """The groups in flight, and the version of the weights that sample now."""
+    """Where all turns of a paced run pass by.
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    version: of the weights that sample now. rank: the priority of a turn of an episode; the lowest is served first.
+    turns, ended: turns and attempts so far.
+    """
+
+    def __init__(self, version: int, rank: Callable[[Flight, EpisodeState], int]) -> None:
+        self.version, self.rank = version, rank
         self.flights: dict[str, Flight] = {}
-        self.turns = 0  # taken so far, in all episodes: whether anything moves
+        self.turns = self.ended = 0
+
+    @property
+    def usual_turns(self) -> float:
+        """Of an episode so far."""
+        return self.turns / max(1, self.ended)
 
     def speakers(self, inner: Speakers) -> Speakers:
         """`inner`, with an ear on every turn."""
@@ -65,9 +85,10 @@ class _PacedSpeakers:
 
     def open(self, spec: EpisodeSpec, episode: str) -> Speaker:
         """The inner speaker, listened to."""
-        flight = self.desk.flights[spec.group]
+        flight, state = self.desk.flights.get(spec.group), EpisodeState(asyncio.get_running_loop().time())
+        if flight is None:  # it was given up a moment ago
+            flight = Flight(name=spec.group, number=0, size=1)
         flight.first.pop(spec.seed, None)  # a retry samples anew
-        state = EpisodeState(asyncio.get_running_loop().time())
         flight.episodes[spec.seed] = state
         return _PacedSpeaker(self.inner.open(spec, episode), self.desk, flight, spec.seed, state)
 
@@ -88,14 +109,10 @@ class _PacedSpeaker:
     async def speak(
         self, tokens: TokenIds, messages: Sequence[Message], thinking: Thinking, sampling: Sampling
     ) -> Completion:
-        first = self._asks()
-        try:
-            said = await self.inner.speak(tokens, messages, thinking, self._ranked(sampling))
-        finally:
-            self._asked()
-        if first:
-            self._began(said)
-        return said
+        first, sampling = self._asks(), self._ranked(sampling)
+        with self._asking():
+            said = await self.inner.speak(tokens, messages, thinking, sampling)
+        return self._began(said) if first else said
 
     async def say(
         self,
@@ -107,45 +124,46 @@ class _PacedSpeaker:
         branch: int,
         on_tokens: OnTokens,
     ) -> Completion:
-        first = self._asks()
-        try:
-            said = await self.inner.say(
-                tokens, messages, thinking, self._ranked(sampling), branch=branch, on_tokens=on_tokens
-            )
-        finally:
-            self._asked()
-        if first:
-            self._began(said)
-        return said
+        first, sampling = self._asks(), self._ranked(sampling)
+        with self._asking():
+            said = await self.inner.say(tokens, messages, thinking, sampling, branch=branch, on_tokens=on_tokens)
+        return self._began(said) if first else said
 
     def spawn(self, name: str, specialist: str) -> Speaker:
         return replace(self, inner=self.inner.spawn(name, specialist), alone=False)
 
     def close(self) -> None:
         self.inner.close()
-        if self.alone:
-            self.flight.episodes.pop(self.seed, None)
+        if self.alone and not self.state.over:
+            self.state.over = True
+            self.desk.ended += 1
 
     def _ranked(self, sampling: Sampling) -> Sampling:
-        return replace(sampling, priority=self.flight.number)
+        return replace(sampling, priority=self.desk.rank(self.flight, self.state))
 
     def _asks(self) -> bool:
         """A turn begins; whether it is the episode's first, which decides how old its group is."""
-        first = self.seed not in self.flight.first
-        if first:
-            self.flight.first[self.seed] = self.desk.version
-        self.state.asking += 1
-        self.state.since = asyncio.get_running_loop().time()
-        return first
+        if self.seed in self.flight.first:
+            return False
+        self.flight.first[self.seed] = self.desk.version
+        return True
 
-    def _asked(self) -> None:
-        self.state.asking -= 1
-        self.state.turns += 1
-        self.state.since = asyncio.get_running_loop().time()
-        self.desk.turns += 1
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        state, clock = self.state, asyncio.get_running_loop().time
+        state.asking += 1
+        state.since = clock()
+        try:
+            yield
+        finally:
+            state.asking -= 1
+            state.turns += 1
+            state.since = clock()
+            self.desk.turns += 1
 
-    def _began(self, said: Completion) -> None:
+    def _began(self, said: Completion) -> Completion:
         """Its first tokens are there: from now on the group is as old as they are."""
         versions = said.policy_versions[~said.forced]
         if len(versions):
             self.flight.first[self.seed] = int(versions[0])
+        return said
