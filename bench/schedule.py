@@ -6,19 +6,21 @@ may be trained at most S versions after the one that sampled its first token. Sc
   counted          admission by `accepted + running <= (S + step + 1) x batch`, first come first served, what is too old
                    by the time it is whole is dropped (as AReaL and those that follow it)
   one_step_off     batch k + 1 is rolled out whole while batch k is trained
-Figures at each S (`..._S`): `ratio`, the synchronous wall over its own; `share`, the bound over the wall, where the
-bound is what decoding and training take if neither ever waits; `steady`, the same for steps 6 to 35 alone (the bound's
-30 of 40 parts over the time they took); `dropped`, the share of the groups; `waited`, seconds the trainer was idle;
-`tokens_trained` over `tokens_sampled`: mean tokens of trained episodes over those of all that were drawn.
-ratio: ours at S = 8. Options: `staleness` (0,1,2,4,8,16: which ones), `peers` (1; 0 leaves them out).
+Figures at each S, `NAME_S`: `ratio`, the synchronous wall over its own; `share`, the bound over the wall, where the
+bound is what decoding and training take if neither ever waits for the other; `steady`, the same for what steps 6 to 35
+trained, over the time from the end of step 5 to that of step 35; `dropped`, the share of the groups that was not
+trained; `length`, the mean tokens of the episodes that were trained over those of all that were drawn; `waited`,
+seconds in which the trainer had nothing to do. A scheduler that drops trains less, and is the faster for it.
+ratio: ours at S = 8; `share_of_bound`, `share_steady`, `dropped_share`, `trained_length`, `sampled_length`: ours there.
+Options: `staleness` (0,1,2,4,8,16: which ones; 0 is always there), `peers` (1; 0 leaves them out).
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.result import Options, Result
@@ -39,6 +41,7 @@ from bench.schedule_machine import (
 )
 
 GOAL = "at S = 8: 5.8 times synchronous, 95% of the bound in steady state, at most 2% of the groups dropped"
+HEADLINE = 8
 STEADY = (5, 35)  # after which step the window begins, and with which it ends
 
 
@@ -182,30 +185,99 @@ def played(make: Callable[[Machine, Sequence[Turns], int], Scheduling], stalenes
     return in_virtual_time(main)
 
 
-def bound_s() -> float:
-    """Seconds for the whole trace if neither engine nor trainer ever waited for the other."""
-    tokens, steps = sum(count for turns in episodes() for count, _ in turns), GROUPS / PER_STEP
+def bound_s(groups: Sequence[int]) -> float:
+    """Seconds for these groups if neither engine nor trainer ever waited for the other."""
+    trace, steps = episodes(), len(groups) / PER_STEP
+    tokens = sum(count for group in groups for turns in trace[group * SIZE : (group + 1) * SIZE] for count, _ in turns)
     return max(tokens / (SLOTS * RATE), steps * TRAIN_S) + steps * UPDATE_S
 
 
 def figures(one: Played, synchronous_s: float) -> dict[str, float]:
     """What is told of a run."""
-    trace, bound = episodes(), bound_s()
-    wall = one.ends[-1]
+    lengths = [sum(count for count, _ in turns) for turns in episodes()]
+    steps = [[int(name[1:]) for name in names] for names in one.trained]
+    trained = [length for names in steps for group in names for length in lengths[group * SIZE : (group + 1) * SIZE]]
     first, last = STEADY
-    lengths = [sum(count for count, _ in turns) for turns in trace]
-    groups = [int(name[1:]) for names in one.trained for name in names]
-    trained = [length for group in groups for length in lengths[group * SIZE : (group + 1) * SIZE]]
     found = {
-        "wall_s": round(wall, 1),
-        "ratio": round(synchronous_s / wall, 3),
-        "share": round(bound / wall, 4),
-        "dropped": round(len(one.dropped) / GROUPS, 4),
-        "waited": round(one.waited_s, 1),
-        "tokens_trained": round(statistics.fmean(trained), 1),
-        "tokens_sampled": round(statistics.fmean(lengths), 1),
+        "ratio": synchronous_s / one.ends[-1],
+        "share": bound_s(range(GROUPS)) / one.ends[-1],
+        "dropped": len(one.dropped) / GROUPS,
+        "length": statistics.fmean(trained) / statistics.fmean(lengths),
+        "waited": one.waited_s,
+        "wall": one.ends[-1],
     }
-    if len(one.ends) >= last:
-        window = one.ends[last - 1] - one.ends[first - 1]
-        found["steady"] = round(bound * (last - first) / (GROUPS / PER_STEP) / window, 4)
-    return found
+    if len(steps) >= last:
+        window = [group for names in steps[first:last] for group in names]
+        found["steady"] = bound_s(window) / (one.ends[last - 1] - one.ends[first - 1])
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def run(options: Options) -> Result:
+    """The benchmark; see the module's text."""
+    wanted = sorted({0, *(int(one) for one in options.values.get("staleness", "0,1,2,4,8,16").split(","))})
+    synchronous = played(Ours, 0, ranked=True)
+    assert not synchronous.dropped
+    ours, headline = {}, {}
+    for staleness in wanted:
+        one = synchronous if staleness == 0 else played(Ours, staleness, ranked=True)
+        found = figures(one, synchronous.ends[-1])
+        ours |= {f"{name}_{staleness}": value for name, value in found.items()}
+        if staleness == wanted[-1] or staleness == HEADLINE:
+            headline = found if not headline else headline
+    mean = statistics.fmean(sum(count for count, _ in turns) for turns in episodes())
+    ours |= {
+        "share_of_bound": headline["share"],
+        "share_steady": headline.get("steady", 0.0),
+        "dropped_share": headline["dropped"],
+        "trained_length": round(headline["length"] * mean, 1),
+        "sampled_length": round(mean, 1),
+    }
+    return Result(
+        name="schedule",
+        command="python -m bench schedule",
+        goal=GOAL,
+        ours=ours,
+        peers=_peers(options, wanted, synchronous.ends[-1]),
+        spread={},
+        ratio=round(headline["ratio"], 3),
+        met=headline["ratio"] >= 5.8 and headline.get("steady", 0) >= 0.95 and headline["dropped"] <= 0.02,
+        notes=[
+            f"virtual time, the same on every machine; synchronous {synchronous.ends[-1]:,.0f} s, "
+            f"bound {bound_s(range(GROUPS)):,.0f} s"
+        ],
+    )
+
+
+def _peers(options: Options, wanted: Sequence[int], synchronous_s: float) -> dict[str, dict[str, float]]:
+    if not options.number("peers", 1):
+        return {}
+    counted: dict[str, float] = {}
+    for staleness in wanted[1:]:
+        found = figures(played(Counted, staleness, ranked=False), synchronous_s)
+        counted |= {f"{name}_{staleness}": value for name, value in found.items()}
+    one_off = figures(played(OneStepOff, 1, ranked=False), synchronous_s)
+    return {"counted": counted, "one_step_off": {f"{name}_1": value for name, value in one_off.items()}}
+
+
+def table(kept: Mapping[str, Any]) -> str:
+    """For docs/scheduling.md."""
+    peers = kept["peers"]
+    rows = []
+    for who, found in (("Askesis", kept["ours"]), ("admission by count", peers["counted"]),
+                       ("one step off", peers["one_step_off"])):  # fmt: skip
+        for staleness in (int(key.removeprefix("ratio_")) for key in found if key.startswith("ratio_")):
+            at = {name: found.get(f"{name}_{staleness}") for name in ("ratio", "share", "steady", "dropped", "length")}
+            steady = "" if at["steady"] is None else f"{at['steady']:.0%}"
+            rows.append(
+                f"| {who} | {staleness} | {at['ratio']:.2f} | {at['share']:.0%} | {steady} | "
+                f"{at['dropped']:.1%} | {at['length']:.2f} |"
+            )
+    return "\n".join(
+        [
+            "| scheduler | staleness | times synchronous | share of the bound | steady | dropped | length |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"{kept['notes'][0]} ({kept['date']}, `{kept['command']}`).",
+        ]
+    )

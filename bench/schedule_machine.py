@@ -270,13 +270,16 @@ class _State:
         """Nothing is held."""
 
 
+_SPEC = ToolSpec(name="work", description="Work.", parameters={"type": "object", "properties": {}})
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """The tool: takes as long as the trace says."""
 
     trace: Sequence[Turns]
     state: _State
-    spec: ToolSpec = ToolSpec(name="work", description="Work.", parameters={"type": "object", "properties": {}})
+    spec: ToolSpec = _SPEC
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         _, seconds = self.trace[session.seed][self.state.calls]

@@ -30,7 +30,7 @@ from askesis.rollout.turns import Desk, EpisodeState, Flight
 from askesis.types import ConfigError, Group
 
 _log = logging.getLogger("askesis.rollout")
-_LAST = 2**20  # priorities about this are those of groups that nothing presses, after the last was drawn
+_LAST = 2**20  # about this: groups that nothing presses, once the last was drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +187,8 @@ class Scheduler:
         """One line: what has to come before the next step, and who is the slowest on the way to it."""
         now = asyncio.get_running_loop().time()
         have = (
-            f"step {self._step} is awaited since {now - self._since:.0f} s: {len(self._ready)} whole groups of "
-            f"{self._per_step}, under version {self.version}"
+            f"step {self._step} is awaited since {now - self._since:.0f} s, under version {self.version}: "
+            f"{len(self._ready)} groups are whole, a step takes {self._per_step}"
         )
         flights = sorted(self._desk.flights.values(), key=lambda flight: flight.number)
         if not flights:

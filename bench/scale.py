@@ -1,0 +1,225 @@
+"""What an episode costs the one thread that plays all of them: 10 to 10,000 at once, with a scripted engine.
+
+Every episode takes `turns` turns (8) of some 40 tokens, each of which calls a tool whose result is some 40 tokens long,
+is set up, verified and closed: agent, session, renderer, tokenizer, parsing, schema check, tool call, token record,
+roller, all of it the real code. The engine and the tool answer after a second each of virtual time, so that all
+episodes are in flight at once. ours: at each number N of episodes, `cpu_ms_per_turn_N`, the median of some runs of at
+least 5,000 turns, and `kib_per_episode_N`, what is allocated when all are half way, counted by tracemalloc in a run of
+its own and divided by N. `cpu_ms_per_turn`, `kib_per_episode`: the greatest of them; `flat`: CPU a turn at 10,000 over
+that at 100. ratio: 0.3 ms over ours. Options: `times` (3), `most` (10000: the greatest N).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from askesis.agents import load_agent
+from askesis.chat import Qwen3Renderer, train_bpe
+from askesis.rollout import EpisodeOptions, EpisodeSpec, Roller
+from askesis.types import (
+    Completion,
+    Limits,
+    OnTokens,
+    Reward,
+    Sampling,
+    Session,
+    Task,
+    Thinking,
+    TokenIds,
+    Tool,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Trace,
+    assistant,
+)
+from bench.result import Options, Result
+from bench.schedule_machine import in_virtual_time
+
+GOAL = "0.3 ms of CPU a turn and 64 KiB an episode, at 10 as at 10,000"
+TURNS, MODE = 8, Thinking(enabled=False)
+PARAMETERS = {"type": "object", "properties": {"path": {"type": "string"}, "line": {"type": "integer"}}}
+RESULT = "line 12: def total(items):\nline 13:     return sum(item.price * item.count for item in items)"
+RENDERER = Qwen3Renderer(train_bpe([RESULT, "read_file path line shop/basket.py the file says"] * 3, 400))
+CALL = ToolCall(id="call_0", name="read", arguments={"path": "shop/basket.py", "line": 12})
+CALLS = RENDERER.render_completion(assistant("Let me look.", tool_calls=(CALL,)), thinking=MODE)
+DONE = RENDERER.render_completion(assistant("It is the sum of what is in the basket."), thinking=MODE)
+
+
+class ScriptedEngine:
+    """Calls the tool, seven times out of eight. It holds nothing of an episode but how often it has asked."""
+
+    context_length = 2**20
+
+    def __init__(self) -> None:
+        self._asked: dict[str | None, int] = {}
+
+    async def generate(
+        self, token_ids: TokenIds, sampling: Sampling, *, session: str | None = None, on_tokens: OnTokens | None = None
+    ) -> Completion:
+        """The next turn of `session`, after a second."""
+        await asyncio.sleep(1.0)
+        asked = self._asked[session] = self._asked.get(session, 0) + 1
+        said = DONE if asked == TURNS else CALLS
+        return Completion(
+            token_ids=said.copy(),
+            logprobs=np.full(len(said), -1.0, dtype=np.float32),
+            forced=np.zeros(len(said), dtype=np.bool_),
+            finish_reason="stop",
+            policy_versions=np.zeros(len(said), dtype=np.int32),
+        )
+
+    async def update_weights(self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "") -> None:
+        """There are none."""
+
+    def release(self, session: str) -> None:
+        """Forget it."""
+        self._asked.pop(session, None)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    spec: ToolSpec = field(default_factory=lambda: ToolSpec(name="read", description="Read.", parameters=PARAMETERS))
+
+    async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
+        await asyncio.sleep(1.0)
+        return ToolResult(text=RESULT)
+
+
+class _State:
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class ScriptedEnv:
+    """One tool."""
+
+    name = "scripted"
+    _tool = _Read()
+
+    def tasks(self, split: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Task]:
+        """Not asked for here."""
+        return []
+
+    async def setup(self, task: Task) -> _State:
+        return _State()
+
+    def tools(self, task: Task, state: _State) -> Sequence[Tool]:
+        return [self._tool]
+
+    async def verify(self, trace: Trace, state: _State) -> list[Reward]:
+        assert trace.turns == TURNS and trace.outcome.by == "policy", trace.outcome
+        return [Reward(name="success", value=1.0)]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _specs(count: int) -> list[EpisodeSpec]:
+    limits = Limits(max_turns=TURNS, wall_s=1e6, tool_s=100.0)
+    task = Task(env="scripted", prompt="What does total() in shop/basket.py return?", limits=limits)
+    return [EpisodeSpec(task=task, thinking=MODE, group=f"g{i // 8}", seed=i) for i in range(count)]
+
+
+async def _played(count: int, *, at: float = 0.0) -> float:
+    """Play so many episodes at once. at: when to ask for the bytes that are allocated, in virtual seconds; those."""
+    roller = Roller(
+        ScriptedEngine(), RENDERER, ScriptedEnv(), load_agent("solo"), concurrency=count,
+        options=EpisodeOptions(engine_s=1e6),
+    )  # fmt: skip
+    specs, allocated = _specs(count), 0.0
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0] if at else 0
+
+    def look() -> None:
+        nonlocal allocated
+        gc.collect()
+        allocated = float(tracemalloc.get_traced_memory()[0] - before)
+
+    if at:
+        asyncio.get_running_loop().call_later(at, look)
+    async for _ in roller.groups(specs):
+        pass
+    assert roller.progress.finished == count
+    return allocated
+
+
+def cpu_ms(count: int) -> float:
+    """CPU milliseconds a turn with so many episodes at once."""
+    rounds = max(1, 5_000 // (count * TURNS))
+
+    async def main() -> None:
+        for _ in range(rounds):
+            await _played(count)
+
+    begun = time.process_time()
+    in_virtual_time(main)
+    return 1e3 * (time.process_time() - begun) / (rounds * count * TURNS)
+
+
+def kib(count: int) -> float:
+    """KiB an episode when so many are half way, in their fifth turn."""
+    tracemalloc.start()
+    try:
+        return in_virtual_time(lambda: _played(count, at=TURNS + 0.5)) / count / 1024
+    finally:
+        tracemalloc.stop()
+
+
+def run(options: Options) -> Result:
+    """The benchmark; see the module's text."""
+    most, times = options.number("most", 10_000), options.number("times", 3)
+    counts = [count for count in (10, 100, 1_000, 10_000) if count <= most]
+    cpu_ms(100)  # all is imported, all caches are warm
+    ours: dict[str, float] = {}
+    spread: dict[str, tuple[float, float]] = {}
+    for count in counts:
+        found = [cpu_ms(count) for _ in range(times)]
+        ours[f"cpu_ms_per_turn_{count}"] = round(statistics.median(found), 4)
+        spread[f"cpu_ms_per_turn_{count}"] = (round(min(found), 4), round(max(found), 4))
+        ours[f"kib_per_episode_{count}"] = round(kib(count), 1)
+    cpu = max(ours[f"cpu_ms_per_turn_{count}"] for count in counts)
+    memory = max(ours[f"kib_per_episode_{count}"] for count in counts)
+    flat = ours[f"cpu_ms_per_turn_{counts[-1]}"] / ours[f"cpu_ms_per_turn_{counts[min(1, len(counts) - 1)]}"]
+    return Result(
+        name="scale",
+        command="python -m bench scale",
+        goal=GOAL,
+        ours={"cpu_ms_per_turn": cpu, "kib_per_episode": memory, "flat": round(flat, 3), **ours},
+        peers={},
+        spread={"askesis": spread},
+        ratio=round(0.3 / cpu, 3),
+        met=cpu <= 0.3 and memory <= 64,
+        notes=["one thread; sandboxes, the store and the engine's own work are not part of it"],
+    )
+
+
+def table(kept: Mapping[str, Any]) -> str:
+    """For docs/scheduling.md."""
+    ours, machine = kept["ours"], kept["machine"]
+    counts = [key.rpartition("_")[2] for key in ours if key.startswith("cpu_ms_per_turn_")]
+    rows = [
+        f"| {int(count):,} | {ours[f'cpu_ms_per_turn_{count}']:.2f} | {ours[f'kib_per_episode_{count}']:.0f} |"
+        for count in counts
+    ]
+    return "\n".join(
+        [
+            "| episodes at once | CPU ms a turn | KiB an episode |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"{machine['cpu']}, one thread, {kept['date']}, `{kept['command']}`.",
+        ]
+    )
