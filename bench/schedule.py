@@ -222,8 +222,8 @@ def run(options: Options) -> Result:
         one = synchronous if staleness == 0 else played(Ours, staleness, ranked=True)
         found = figures(one, synchronous.ends[-1])
         ours |= {f"{name}_{staleness}": value for name, value in found.items()}
-        if staleness == wanted[-1] or staleness == HEADLINE:
-            headline = found if not headline else headline
+        if staleness == HEADLINE or not headline:
+            headline = found
     mean = statistics.fmean(sum(count for count, _ in turns) for turns in episodes())
     ours |= {
         "share_of_bound": headline["share"],
