@@ -1,14 +1,14 @@
 """What stale samples cost, and what corrections make of it: the tiny agent, trained on samples of older weights.
 
 `lag`: every step trains on episodes that the weights of k steps before have sampled, all of them: the most that
-`rollout.staleness = k` allows, and the same on every machine, for nothing depends on who is faster. k = 0 is synchronous
-training. `ahead`: the real thing, rollout beside training with `rollout.staleness = k`; how stale samples are depends on
-the machine then, and is told (`mean`).
+`rollout.staleness = k` allows, and the same on every machine, for nothing depends on who is faster. k = 0 is
+synchronous training. `ahead`: the real thing, rollout beside training with `rollout.staleness = k`; how stale samples
+are depends on the machine then, and is told (`staleness`).
 
 Arms: `none`: samples are taken for the trainer's own (ratios against the weights with which the step begins, no
 weights). `clip`: the loss's clipped ratio is against the sampler. Or the name of a correction (`tis`, ...: weights, and
-ratios against the weights with which the step begins, which is decoupled PPO), several joined by `+`; and after an `@` a
-loss (`none@gspo`); without it, the recipe's.
+ratios against the weights with which the step begins, which is decoupled PPO), several joined by `+`; and after an `@`
+a loss (`none@gspo`); without it, the recipe's.
 
 A run ends with `TASKS` held-out tasks in each mode; `share`: of its success in that of the synchronous runs, means over
 seeds. What is finished stands in `state` as a JSON line and is not done again: interrupt it when you like, and give the
@@ -37,7 +37,7 @@ from typing import Any
 from bench.result import Options, Result
 
 GOAL = 0.98
-TASKS = 300
+TASKS = 200
 STEPS, PER_STEP = 40, 12
 HEADLINE = ("lag", 8, "tis")
 Line = Mapping[str, Any]
@@ -317,7 +317,7 @@ def summary(lines: Sequence[Line]) -> Result:
         figures = {"seeds": len(pairs), "success": ours, "share": ours / theirs if theirs else 0.0}
         if len(shares) > 1:
             figures["share_error"] = statistics.stdev(shares) / len(shares) ** 0.5
-        figures |= {key: value for key, value in _means(runs)}
+        figures |= dict(_means(runs))
         found[name] = {key: round(value, 4) for key, value in figures.items()}
         spread[name] = {
             "success": _ends([line["success"] for line, _ in pairs]),
@@ -372,7 +372,7 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 def table(result: Mapping[str, Any]) -> str:
     """A row a setting."""
     lines = [
-        "| samples | arm | seeds | success | share of the synchronous result | apart, nats a token | effective tokens |",
+        "| samples | arm | seeds | success | share of the synchronous | apart, nats a token | effective tokens |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, figures in result["peers"].items():

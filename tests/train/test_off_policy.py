@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_doubles import sample, small_mixture, small_model
 
-from askesis.train import CLIPS, CORRECTIONS, POLICY_LOSSES, Optimisers, Trainer, correction, policy_loss
+from askesis.train import CLIPS, CORRECTIONS, POLICY_LOSSES, Optimisers, Trainer, correction, grove, policy_loss
 from askesis.types import AskesisError
 
 BACKENDS = ("native", "torch")
@@ -20,7 +20,7 @@ def trainer(model, loss, *, lr=1e-2, **changes):
     return Trainer(model, loss=loss, optimisers=optimisers, **{"grad_clip": 0.0, "backend": "torch"} | changes)
 
 
-def episodes(seed, count=5, apart=0.5):
+def episodes(seed, count=5, apart=0.5, longest=30):
     """Samples of episodes with one to three branches each, whose sampler was about `apart` nats a token from the
     model of seed 0."""
     rng = np.random.default_rng(seed)
@@ -28,7 +28,7 @@ def episodes(seed, count=5, apart=0.5):
     for number in range(count):
         advantage = float(rng.normal())
         for _ in range(int(rng.integers(1, 4))):
-            one = sample(rng, int(rng.integers(4, 30)), trace=str(number), group=str(number), advantage=advantage)
+            one = sample(rng, int(rng.integers(4, longest)), trace=str(number), group=str(number), advantage=advantage)
             found.append(one)
     said = trainer(small_model(), policy_loss("dapo")).logprobs(found)
     return [
@@ -103,7 +103,8 @@ REFERENCES = {
 def test_gradients_are_those_of_plain_sums_over_episodes(name, backend):
     """However an episode's branches are spread over parts."""
     loss, names, slope = REFERENCES[name]
-    samples = episodes(3, apart=0.3)
+    samples = episodes(3, count=9, apart=0.3, longest=120)
+    assert grove(samples, 1).split and not grove(samples, 10**6, together=1).split
     want = plainly(samples, slope)
     assert want.norm() > 1e-3
     for batch_tokens in (1, 60, 10**6):
@@ -137,13 +138,13 @@ def test_on_what_the_policy_itself_sampled_every_correction_is_nothing(seed, los
     assert figures["ess"] == pytest.approx(1.0, abs=1e-4) and figures["logprob_gap"] < 1e-4
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.integers(0, 10**6), st.sampled_from(sorted(POLICY_LOSSES)), st.sampled_from(["seq_tis", "icepop", "geo_band"])
 )
 def test_parts_back_ends_and_threads_change_nothing_over_several_updates(seed, name, of):
     """The second minibatch's ratios are against weights that are no longer there."""
-    samples = episodes(seed, count=6)
+    samples = episodes(seed, count=8, longest=120)
     made = []
     for changes in ({}, {"batch_tokens": 1}, {"backend": "native", "batch_tokens": 1}, {"threads": 2}):
         model = small_model()
@@ -243,6 +244,18 @@ def test_figures_by_version_distance():
     assert figures["ess"] == pytest.approx(weights.sum() ** 2 / (tokens * (weights**2).sum()), rel=1e-3)
     assert 0 < figures["ess_episodes"] < 1
     assert not any("/" in name or name == "staleness" for name in made.step(samples))
+
+
+def test_distances_fall_into_buckets():
+    one = episodes(5, count=1, apart=0.0, longest=60)[0]
+    versions = np.random.default_rng(0).integers(0, 12, len(one)).astype(np.int32)
+    figures = trainer(small_model(), policy_loss("dapo"), lr=1e-9).step(
+        [replace(one, policy_versions=versions)], version=11
+    )
+    distances = (11 - versions)[one.mask]
+    for name, low, high in (("0", 0, 0), ("1", 1, 1), ("2-3", 2, 3), ("4-7", 4, 7), ("8+", 8, 11)):
+        share = np.mean((distances >= low) & (distances <= high))
+        assert figures[f"tokens/{name}"] == pytest.approx(share)
 
 
 def test_a_token_is_fresh_if_all_before_it_was_sampled_by_the_same_weights():
