@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import torch
 from askesis.agents import agent_for, load_agent
 from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
-from askesis.inference import EmbeddedEngine
 from askesis.loop import checkpoints
+from askesis.loop.engines import make_engine
 from askesis.loop.faults import FaultPlan, FaultyEngine
 from askesis.loop.fresh import fresh_model, learn_tokenizer
 from askesis.loop.reception import reception_of
@@ -63,18 +62,8 @@ class Prepared:
         return max(1, self.threads - self.engine_threads) if self.recipe.rollout.staleness else self.threads
 
     def engine(self) -> Engine:
-        """An engine on the model's own weights; on a copy where these are trained while it samples."""
-        rollout = self.recipe.rollout
-        ahead = rollout.staleness > 0
-        engine = EmbeddedEngine(
-            copy.deepcopy(self.model).requires_grad_(False) if ahead else self.model,
-            slots=rollout.slots,
-            context_length=rollout.context_length,
-            threads=self.engine_threads,
-            compile=rollout.compile,
-            dtype=None if rollout.dtype == "float32" else rollout.dtype,
-            keep_cache=ahead and rollout.cache_at_update == "keep",
-        )
+        """The engine that the recipe asks for, on this model."""
+        engine = make_engine(self.recipe.rollout, self.model, self.source, threads=self.engine_threads)
         return engine if self.faults is None else FaultyEngine(engine, self.faults)
 
     def options(self, *, temperature: float) -> EpisodeOptions:

@@ -188,6 +188,27 @@ class Timeouts(Section):
 BOTH_MODES = (Mode(thinking=True, share=0.5), Mode(thinking=False, share=0.5))
 
 
+class VLLM(Section):
+    """How vLLM is run, where `rollout.engine` is one of its."""
+
+    python: str = ".venv-vllm/bin/python"
+    """Of the environment that has vLLM, in which `vllm-server` starts a server of its own."""
+    url: str = ""
+    """A server that runs already, `http://HOST:PORT`, for `vllm-server`; its key is read from `VLLM_API_KEY`. Empty:
+    start one, and stop it at the end."""
+    start_s: Rate = 600.0
+    """Seconds until a server that is started must answer."""
+    cache_gib: Rate | None = None
+    """Memory for keys and values; unset: vLLM's own choice, which is most of the device."""
+    tensor_parallel: Positive = 1
+    """Devices over which one model is spread."""
+    transfer: Literal["shared_memory", "nccl", "ipc"] = "shared_memory"
+    """How weights get there: a file in shared memory, checked before it is taken in; or from GPU to GPU, by NCCL or,
+    with `vllm` on the same device, by CUDA IPC."""
+    options: dict[str, Any] = {}
+    """Further arguments of vLLM, by its own names."""
+
+
 class Rollout(Section):
     """How episodes are sampled."""
 
@@ -199,6 +220,11 @@ class Rollout(Section):
     """Of the sampling; log-probabilities are of the distribution scaled by it."""
     modes: Annotated[tuple[Mode, ...], Strict(False), Field(min_length=1)] = BOTH_MODES
     """Thinking modes and their shares. Tasks are spread over them evenly, never within a group."""
+    engine: Literal["embedded", "vllm", "vllm-server"] = "embedded"
+    """Who samples. `embedded`: Askesis' own engine, in this process; `vllm`: vLLM in this process' environment;
+    `vllm-server`: vLLM behind its own server, in an environment of its own."""
+    vllm: VLLM = VLLM()
+    """How vLLM is run."""
     staleness: Natural = 0
     """Most versions by which the weights may have changed between the first token of a group and the step that trains
     it. 0: rollout and training take turns. From 1 on episodes go on while the trainer computes, the engine has weights
@@ -209,7 +235,7 @@ class Rollout(Section):
     cache_at_update: Literal["keep", "drop"] = "keep"
     """What becomes of the engine's keys and values when the weights change under episodes in flight. `keep`: they go on
     from them, which costs nothing. `drop`: they are computed again, and every log-probability is exactly that of the
-    weights that sampled the token."""
+    weights that sampled the token, as with vLLM always."""
     concurrency: Positive = 256
     """Most episodes in flight."""
     slots: Positive = 64
@@ -514,6 +540,13 @@ class Recipe(Section):
             )
             kept = [mode for mode in shown.modes if (mode.budget, mode.budgets, mode.episode_budget) != (None,) * 3]
             _demand(not kept, "demonstrations.modes has a thinking budget, but a demonstrator keeps to none")
+        rollout = self.rollout
+        if rollout.engine == "embedded":
+            _demand(not rollout.vllm.model_fields_set, "[rollout.vllm] is set, but rollout.engine is 'embedded'")
+        else:
+            _demand(model.init is None, f"rollout.engine = {rollout.engine!r} needs model.checkpoint, not model.init")
+        if rollout.engine == "vllm":
+            _demand(not rollout.vllm.url, "rollout.vllm.url is for rollout.engine = 'vllm-server'")
         if model.init is not None:
             _demand(self.train.lora is None, "train.lora adapts a checkpoint, but model.init begins with a fresh model")
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads

@@ -353,6 +353,9 @@ class Training:
         """The engine on the trainer's weights, made when it is first needed."""
         if self._engine is None:
             self._engine = self.prepared.engine()
+            if (start := getattr(self._engine, "start", None)) is not None:
+                self.display.progress("starting the engine")
+                await start()
             seconds = self.prepared.recipe.rollout.timeouts.update_s
             meant = fingerprint(self.prepared.model)
             await update(self._engine, {}, self.position.version, fingerprint=meant, seconds=seconds)

@@ -293,6 +293,7 @@ class VLLMEngine:
     async def _deliver(self, plain: Mapping[str, torch.Tensor], version: int, meant: str) -> None:
         """Have the workers take the weights in, and look at what they hold then."""
         failure: EngineError | None = None
+        wrong, self._wrong = self._wrong, _WRONG  # who is cancelled in here leaves behind nobody knows what
         try:
             await self._courier.deliver(plain, version, meant, self._transport)
         except EngineError as error:
@@ -306,8 +307,10 @@ class VLLMEngine:
         refused = next((state["refused"] for state in states if state["refused"]), "")
         why = refused or (str(failure) if failure is not None else f"its workers hold {', '.join(sorted(held))}")
         kept = f"the engine keeps version {self._version}"
-        if held != self._held or self._wrong:
-            self._wrong, kept = _WRONG, "nothing is sampled until an update is right"
+        if held == self._held:
+            self._wrong = wrong
+        if self._wrong:
+            kept = "nothing is sampled until an update is right"
         raise EngineError(
             f"weights version {version}, which should have the fingerprint {meant}, did not arrive at "
             f"{self._transport.where}: {why}; {kept}. Update them again"

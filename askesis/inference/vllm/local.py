@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
 from askesis.inference.vllm.transport import Ask, Finish, Part, version_of
-from askesis.types import EngineError, MissingExtra
+from askesis.types import EngineError, EngineGone, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +139,8 @@ class Local:
         except (EngineError, asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
+            if type(error).__name__ == "EngineDeadError":
+                raise EngineGone(f"{self.where}: its engine has died; its log says why") from error
             cause = error.__cause__
             detail = f" (because of {type(cause).__name__}: {cause})" if cause is not None else ""
             raise EngineError(f"{self.where}: {type(error).__name__}: {error}{detail}") from error

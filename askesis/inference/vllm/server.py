@@ -11,8 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from askesis.inference.vllm.local import INSTALL
 from askesis.inference.vllm.remote import Remote
 from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
 from askesis.inference.vllm.transport import Ask, Part
-from askesis.types import ConfigError, EngineError
+from askesis.types import ConfigError, EngineError, EngineGone
 
 SERVED = ("--enable-scale-out", "--disable-log-stats", "--disable-uvicorn-access-log")
 """Flags of a server, beside `VLLMSettings.flags`: the first opens the routes for tokens."""
-_LAST_WORDS = 2000
+_LAST_WORDS = 4000
 _GRACE_S = 15.0
+_DYING_S = 0.2  # between a connection that fails and the end of the process that had it
 _SIGTERM_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
@@ -124,53 +125,73 @@ class Server:
         text: str = self._log.read().decode(errors="replace")
         return text[-_LAST_WORDS:].strip() or "(it wrote nothing)"
 
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Say so where a request failed because the server has ended."""
+        try:
+            yield
+        except EngineError as error:
+            process = self._process
+            if process is None or isinstance(error, EngineGone):
+                raise
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_DYING_S)
+                raise EngineGone(f"the vLLM server ended with {process.returncode}:\n{self._said()}") from error
+            raise
+
     def _alive(self) -> Remote:
         if self._remote is None:
             raise EngineError("the vLLM server is not running: it was not started, or was closed")
         if self._process is not None and self._process.poll() is not None:
-            raise EngineError(f"the vLLM server ended with {self._process.returncode}:\n{self._said()}")
+            raise EngineGone(f"the vLLM server ended with {self._process.returncode}:\n{self._said()}")
         return self._remote
 
     async def sample(self, ask: Ask, *, name: str, stream: bool) -> AsyncGenerator[Part, None]:
         """See `Transport.sample`."""
-        parts = self._alive().sample(ask, name=name, stream=stream)
-        try:
-            async for part in parts:
-                yield part
-        finally:
-            await parts.aclose()
+        with self._blamed():
+            async with aclosing(self._alive().sample(ask, name=name, stream=stream)) as parts:
+                async for part in parts:
+                    yield part
 
     async def pause(self) -> None:
         """See `Transport.pause`."""
-        await self._alive().pause()
+        with self._blamed():
+            await self._alive().pause()
 
     async def resume(self) -> None:
         """See `Transport.resume`."""
-        await self._alive().resume()
+        with self._blamed():
+            await self._alive().resume()
 
     async def init_transfer(self, info: Mapping[str, Any]) -> None:
         """See `Transport.init_transfer`."""
-        await self._alive().init_transfer(info)
+        with self._blamed():
+            await self._alive().init_transfer(info)
 
     async def begin_update(self) -> None:
         """See `Transport.begin_update`."""
-        await self._alive().begin_update()
+        with self._blamed():
+            await self._alive().begin_update()
 
     async def update(self, info: Mapping[str, Any]) -> None:
         """See `Transport.update`."""
-        await self._alive().update(info)
+        with self._blamed():
+            await self._alive().update(info)
 
     async def finish_update(self) -> None:
         """See `Transport.finish_update`."""
-        await self._alive().finish_update()
+        with self._blamed():
+            await self._alive().finish_update()
 
     async def set_version(self, version: str) -> None:
         """See `Transport.set_version`."""
-        await self._alive().set_version(version)
+        with self._blamed():
+            await self._alive().set_version(version)
 
     async def call(self, method: str, *args: str) -> list[Any]:
         """See `Transport.call`."""
-        return await self._alive().call(method, *args)
+        with self._blamed():
+            return await self._alive().call(method, *args)
 
     async def close(self) -> None:
         """Stop the server and all that it started."""

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import torch
+
 from askesis.types import ConfigError
 
 WORKER = "askesis.inference.vllm.worker"
 BACKEND = "askesis"  # of vLLM's weight transfer: registered by `worker` in vLLM's own process
 Transfer = Literal["shared_memory", "nccl", "ipc"]
+_STEP = 2048  # tokens of prompts, on a CPU
 _BACKENDS = {"shared_memory": BACKEND, "nccl": "nccl", "ipc": "ipc"}
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -67,6 +70,9 @@ class VLLMSettings:
             "worker_extension_cls": f"{WORKER}.Extension",
             "weight_transfer_config": {"backend": _BACKENDS[self.transfer]},
         }
+        if not torch.accelerator.is_available():
+            # vLLM 0.32 on a CPU ends at a request with a seed whose prompt does not fit into a step as a whole
+            given |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(_STEP, self.context_length)}
         if self.tensor_parallel == 1:
             given["distributed_executor_backend"] = "uni"  # a worker's process of its own only adds a hop
         if self.cache_gib is not None:

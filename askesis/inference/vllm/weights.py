@@ -57,7 +57,11 @@ class SharedMemory:
         try:
             path = await asyncio.to_thread(self.write, weights, version)
             info = {"path": str(path), "fingerprint": fingerprint, "tensors": len(weights), "version": version}
-            await transport.begin_update()
+            try:
+                await transport.begin_update()
+            except EngineError:
+                await transport.finish_update()  # of one that was cut off
+                await transport.begin_update()
             await transport.update(info)
             await transport.finish_update()
         finally:

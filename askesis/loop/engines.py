@@ -1,0 +1,73 @@
+"""The engine that a recipe asks for."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+from askesis.inference import EmbeddedEngine
+from askesis.loop.recipe import Rollout
+from askesis.models import Qwen3
+from askesis.types import ConfigError, Engine
+
+
+def make_engine(rollout: Rollout, model: Qwen3, source: Path | None, *, threads: int) -> Engine:
+    """An engine on a trainer's model: on its own weights, on a copy where these are trained meanwhile, or in vLLM.
+
+    source: the folder that the model came from. threads: that sample, on a CPU. Nothing is started yet: an engine with
+    a `start` takes its time there.
+    """
+    if rollout.engine != "embedded":
+        return _vllm(rollout, model, source, threads)
+    ahead = rollout.staleness > 0
+    return EmbeddedEngine(
+        copy.deepcopy(model).requires_grad_(False) if ahead else model,
+        slots=rollout.slots,
+        context_length=rollout.context_length,
+        threads=threads,
+        compile=rollout.compile,
+        dtype=None if rollout.dtype == "float32" else rollout.dtype,
+        keep_cache=ahead and rollout.cache_at_update == "keep",
+    )
+
+
+def _vllm(rollout: Rollout, model: Qwen3, source: Path | None, threads: int) -> Engine:
+    from askesis.inference.vllm import Devices, Local, Remote, Server, SharedMemory, Transport, VLLMEngine, VLLMSettings
+
+    asked = rollout.vllm
+    if source is None:
+        raise ConfigError(f"rollout.engine = {rollout.engine!r} needs a model that came from a folder")
+    settings = VLLMSettings(
+        checkpoint=str(source.resolve()),
+        context_length=rollout.context_length,
+        slots=rollout.slots,
+        dtype=rollout.dtype,
+        eager=not rollout.compile,
+        cache_gib=asked.cache_gib,
+        tensor_parallel=asked.tensor_parallel,
+        transfer=asked.transfer,
+        more=asked.options,
+    )
+    transport: Transport
+    if rollout.engine == "vllm":
+        transport = Local(settings)
+    elif asked.url:
+        transport = Remote(asked.url, key=os.environ.get("VLLM_API_KEY", ""))
+    else:
+        transport = Server(
+            settings,
+            python=asked.python,
+            start_s=asked.start_s,
+            env={"OMP_NUM_THREADS": str(threads)},
+        )
+    return VLLMEngine(
+        transport,
+        context_length=rollout.context_length,
+        vocab_size=model.config.vocab_size,
+        model=model,
+        slots=rollout.slots,
+        courier=SharedMemory()
+        if asked.transfer == "shared_memory"
+        else Devices(asked.transfer, workers=asked.tensor_parallel),
+    )
