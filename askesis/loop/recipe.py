@@ -542,7 +542,7 @@ class Recipe(Section):
             _demand(not kept, "demonstrations.modes has a thinking budget, but a demonstrator keeps to none")
         rollout = self.rollout
         if rollout.engine == "embedded":
-            _demand(not rollout.vllm.model_fields_set, "[rollout.vllm] is set, but rollout.engine is 'embedded'")
+            _demand(rollout.vllm == VLLM(), "[rollout.vllm] is set, but rollout.engine is 'embedded'")
         else:
             _demand(model.init is None, f"rollout.engine = {rollout.engine!r} needs model.checkpoint, not model.init")
         if rollout.engine == "vllm":
