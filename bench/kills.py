@@ -5,7 +5,7 @@ until each is finished and all kills are spent. What is killed: the `process` of
 in it), the whole `machine` (the process and everything that it has started, at one moment), or a `worker` (something
 that it has started, a sandbox's: the run has to go on by itself). Every run is judged by `askesis runs check`, and once
 more by a reading of its store that shares no code with it. What of a killed run lives on is counted too (`left`): with
-bubblewrap 0.11 an idle process where the kill fell between the two steps in which a sandbox is made.
+bubblewrap 0.8 an idle process where the kill fell between the two steps in which a sandbox is made.
 
 Options: `kills` (100), `staleness` (4), `steps` (10, of a run), `seed` (0), `longest` (6 seconds from a start to its
 kill, more where a machine is so busy that no checkpoint comes in that time), `state` (a folder that is kept; else a
