@@ -42,12 +42,15 @@ class Adder:
 
 
 class Toy:
-    """delay: seconds that a set-up takes. Of 100 tasks, broken cannot be set up, and in hanging the tool never ends."""
+    """delay: seconds that a set-up takes, late: a verdict on every seventh task. Of 100 tasks, broken cannot be set up,
+    and in hanging the tool never ends."""
 
     name = "toy"
 
-    def __init__(self, *, delay: float = 0.0, broken: int = 0, hanging: int = 0, max_turn_tokens: int = 12) -> None:
-        self.delay, self.broken, self.hanging = delay, broken, hanging
+    def __init__(
+        self, *, delay: float = 0.0, late: float = 0.0, broken: int = 0, hanging: int = 0, max_turn_tokens: int = 12
+    ) -> None:
+        self.delay, self.late, self.broken, self.hanging = delay, late, broken, hanging
         self.limits = Limits(max_turns=2, max_turn_tokens=max_turn_tokens)
 
     def tasks(self, split, *, seed=0, limit=None):
@@ -69,6 +72,7 @@ class Toy:
         return [Answer(task.data["place"] % 100 < self.hanging)]
 
     async def verify(self, trace, state):
+        await asyncio.sleep(self.late if trace.task.data["place"] % 7 == 3 else 0)
         said = [int(t) for node in trace.nodes if node.sampled for t in node.token_ids]
         even = sum(t % 2 == 0 for t in said) / len(said)
         return [

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from askesis.train.tallies import DISTANCES
 from askesis.types import Sample, Trace
-
-DISTANCES = ("0", "1", "2-3", "4-7", "8+")  # versions between a token and the weights that are trained on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

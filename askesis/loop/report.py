@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from askesis.loop.reading import toml_value
 from askesis.loop.results import Alarm, Evaluation, Row, RunResult, StepRecord
 from askesis.models import count_parameters
 from askesis.rollout import TraceStore
+from askesis.train.tallies import DISTANCES
 from askesis.types import Node, Renderer, Trace
 from askesis.view import Chart, Figure, Mark, Section, Series, Story, mode_name, written
 
@@ -244,6 +245,11 @@ def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str]) -> list[
     return [
         first,
         Section(title="Where the time went", about=_time(history), charts=curves.time(supervised)),
+        *(
+            [Section(title="Ahead of training", about=_ahead(history), charts=curves.pace())]
+            if _any_ahead(history)
+            else []
+        ),
         Section(
             title="Trainer",
             about=f"The same in every step: {still}." if still else "",
@@ -252,7 +258,34 @@ def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str]) -> list[
     ]
 
 
+def _any_ahead(history: Sequence[StepRecord]) -> bool:
+    return any(record.ahead for record in history)
+
+
+def _ahead(history: Sequence[StepRecord]) -> str:
+    """How far, whether at the cost of slow episodes, and who waited for whom."""
+
+    def mean(values: Iterable[float]) -> float:
+        known = [value for value in values if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
+
+    groups, stale = sum(one.groups for one in history), sum(one.stale for one in history)
+    waited, held = sum(sum(one.waited.values()) for one in history), sum(one.held_s for one in history)
+    return (
+        f"Tokens were trained {mean(one.staleness for one in history):.1f} versions after they were sampled, at most "
+        f"{max(one.staleness_max for one in history)}. {stale} of {groups + stale} groups had grown too old and were "
+        f"drawn again. A trained episode has {mean(one.trained_length for one in history):.0f} tokens, a sampled one "
+        f"{mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
+        f"{duration(held)} nothing was drawn because it was behind."
+    )
+
+
 def _time(history: Sequence[StepRecord]) -> str:
+    if _any_ahead(history):
+        return (
+            f"Episodes went on for {duration(sum(one.lasted_s for one in history))}; meanwhile the trainer computed "
+            f"for {duration(sum(one.train_s for one in history))}, and waited for the rest."
+        )
     sample, train = sum(one.sample_s for one in history), sum(one.train_s for one in history)
     tools = sum(one.tool_s for one in history)
     whole = max(sample + train, 1e-9)
@@ -357,7 +390,7 @@ class _Curves:
     def time(self, supervised: bool) -> list[Chart]:
         """Speed and seconds."""
         parts = [
-            self._single("episodes", lambda one: one.sample_s, tone="c"),
+            self._single("waiting for groups" if self.ahead else "episodes", lambda one: one.sample_s, tone="c"),
             self._single("trainer", lambda one: one.train_s, tone="d"),
         ]
         speed = f"tokens {'trained' if supervised else 'sampled'} a second"
@@ -368,6 +401,30 @@ class _Curves:
         if any(record.tool_s for record in self._history):
             charts.append(self._chart("seconds in tools a step", lambda one: one.tool_s, "seconds"))
         return charts
+
+    @property
+    def ahead(self) -> bool:
+        """Whether rollout ran ahead of training."""
+        return any(record.ahead for record in self._history)
+
+    def pace(self) -> list[Chart]:
+        """Age, its spread, lengths, and what waited."""
+        shares = [
+            self._single(f"{name} versions behind", lambda one, name=name: one.distances.get(name, 0.0), tone=tone)  # type: ignore[misc]
+            for name, tone in zip(DISTANCES, "cnmde", strict=True)
+            if any(name in record.distances for record in self._history)
+        ]
+        lengths = [
+            self._single("trained", lambda one: one.trained_length, tone="c"),
+            self._single("sampled", lambda one: one.sampled_length, tone="d"),
+        ]
+        return [
+            self._chart("versions behind, mean", lambda one: one.staleness),
+            Chart(title="trained tokens by versions behind", kind="share", stacked=True, xs=self._steps, series=shares),
+            Chart(title="tokens an episode", kind="number", xs=self._steps, series=lengths),
+            self._chart("whole groups in line", lambda one: float(one.ready), "count"),
+            self._chart("groups given up as too old", lambda one: float(one.stale), "count"),
+        ]
 
     def _chart(self, title: str, value: Callable[[StepRecord], float], kind: view.Kind = "number") -> Chart:
         return Chart(title=title, kind=kind, xs=self._steps, series=[self._single(title, value)])

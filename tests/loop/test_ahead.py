@@ -1,5 +1,6 @@
 """Rollout that runs ahead of training: bounded, complete, and so after any kill."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from askesis.inference import EmbeddedEngine
 from askesis.loop import RunFolder, find_run, load_recipe, training
 from askesis.loop.ageing import age
 from askesis.models import fingerprint
-from askesis.rollout import Ledger, TraceStore
+from askesis.rollout import Ledger, Scheduler, TraceStore
 from askesis.types import ConfigError, Sample
 
 CLEAN = multiprocessing.get_context("forkserver")
@@ -91,6 +92,8 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
             assert {int(v) for node in trace.nodes if node.sampled for v in node.policy_versions} == {4}
         trained = {int(v) for trace in store.traces(label="train") for n in trace.nodes for v in n.policy_versions}
     assert len(trained - {-1}) > 2
+    page = folder.report.read_text()
+    assert "Ahead of training" in page and f"at most {standing.staleness}." in page
     with pytest.raises(SystemExit) as ended:
         main(["runs", "check", str(result.folder), "--json"])
     assert ended.value.code == 0
@@ -124,6 +127,24 @@ def test_damaged_weights_are_refused_and_sent_again(ahead, monkeypatch):
     assert (alarm.first, calls.count(3), calls.count(4)) == (3, 2, 1)
     assert sum(record.infrastructure + record.retried for record in result.history) == 0  # no episode noticed
     complete(RunFolder(result.folder))
+
+
+@pytest.mark.full
+def test_what_is_too_late_is_given_up_and_drawn_again(ahead, monkeypatch):
+    ahead["env"]["options"] |= {"late": 0.6}
+    ahead["rollout"]["staleness"] = 1
+    monkeypatch.setattr(training, "Scheduler", functools.partial(Scheduler, spare=0.2))
+    result = quietly(ahead)
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert store.ledger.check() == []
+        standing = store.ledger.standing()
+        left = store.ledger.open()  # what is given up in the last step is drawn again when the run goes on
+    assert standing.drawn == STEPS * TASKS == standing.trained + standing.dropped + len(left)
+    assert standing.stale == sum(record.stale for record in result.history) > 0
+    assert "stale" in {alarm.kind for alarm in result.alarms}
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        again = {trace.group for trace in store.traces(label="train") if "." in trace.group}
+    assert 0 < len(again) <= standing.stale
 
 
 # -- ends ----------------------------------------------------------------------------------------------------------
