@@ -157,6 +157,8 @@ class ShardedTrainer(Trainer):
         for one in (model, settings.get("teacher")):
             if one is not None and not isinstance(one, FSDPModule):
                 raise AskesisError("ShardedTrainer: a model is not sharded; call shard(model, group) before")
+        if settings.get("lora") is not None:
+            raise AskesisError("ShardedTrainer: adapters (lora) are for a trainer in one process so far")
         super().__init__(model, **settings | {"backend": "torch", "threads": 1})
         self._group, self._idle = group, False
         self._together = group.size  # parts of even size, as many for each
