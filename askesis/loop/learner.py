@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from askesis.loop.prepared import Prepared
+from askesis.loop.recipe import Recipe
 from askesis.loop.stream import derived_seed
 from askesis.train import (
     ADVANTAGES,
     OF_SAMPLER,
+    Correction,
     Lora,
     Loss,
     Optimisers,
@@ -67,7 +69,7 @@ class Learner:
             horizon=recipe.rollout.context_length,
             router_aux=settings.router_aux,
             teacher=teacher,
-            corrections=[correction(one.name, low=one.low, high=one.high) for one in settings.corrections],
+            corrections=_corrections(recipe),
             proximal=settings.proximal,
             threads=prepared.trainer_threads,
             backend=settings.backend,
@@ -127,6 +129,14 @@ class Learner:
     def load(self, folder: Path) -> None:
         """As `Trainer.load`."""
         self._trainer.load(folder)
+
+
+def _corrections(recipe: Recipe) -> list[Correction]:
+    settings = recipe.train
+    if settings.corrections is not None:
+        return [correction(one.name, low=one.low, high=one.high) for one in settings.corrections]
+    stale = recipe.rollout.staleness > 0 and settings.proximal != "sampler"
+    return [correction("tis")] if stale else []
 
 
 def _lora(prepared: Prepared) -> Lora | None:

@@ -450,11 +450,12 @@ class Train(Section):
     clip_high: Amount | None = None
     """Probability ratios above 1 plus this are clipped; unset: 0.28 for `dapo` (clip-higher), 0.0004 for `gspo`, 4 for
     `cispo`, else `clip_low`."""
-    corrections: Annotated[tuple[CorrectionSettings, ...], Strict(False)] = ()
+    corrections: Annotated[tuple[CorrectionSettings, ...], Strict(False)] | None = None
     """What samples of other weights than the trainer's weigh, as in `[{name = "tis", high = 2.0}]`: `tis` (ratio of
     trainer to sampler, truncated), `mis` (left out above the bound), `icepop` (left out on both sides), `band` (weighs
     1 inside the bounds), all of them a token; `seq_tis`, `seq_mis`, `seq_band` (product over an episode), `geo_band`
-    (its mean a token). One that weighs and any number of bands go together."""
+    (its mean a token). One that weighs and any number of bands go together. Unset: `tis` where `rollout.staleness` is
+    not 0 and `proximal` not `sampler`, else none."""
     proximal: Literal["auto", "sampler", "recompute"] = "auto"
     """What the ratios of the loss are against: what the `sampler` said, or what the weights say with which the step
     begins (`recompute`: with a correction that weighs, decoupled PPO). `auto`: the latter where corrections weigh."""
@@ -478,7 +479,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _corrects_once(self) -> Train:
-        weighing = [one.name for one in self.corrections if not one.name.endswith("band")]
+        weighing = [one.name for one in self.corrections or () if not one.name.endswith("band")]
         _demand(len(weighing) < 2, f"corrections: {' and '.join(weighing)} weigh by the same ratios: take one of them")
         twice = weighing and self.proximal == "sampler"
         _demand(

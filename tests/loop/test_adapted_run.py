@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import askesis
 from askesis.loop import load_recipe
+from askesis.train import CORRECTIONS
 from askesis.types import ConfigError
 
 
@@ -54,6 +55,21 @@ def test_what_is_stale_is_corrected_and_told_by_distance(toy_recipe):
         assert sum(shares) == pytest.approx(1.0) and shares[3] == shares[4] == 0.0
         assert 0 < figures["ess"] <= 1 and figures["gap_max"] > 0
     assert not any(alarm.kind == "logprob_gap" for alarm in result.alarms)
+
+
+@pytest.mark.parametrize(
+    ("train", "staleness", "truncates"),
+    [({}, 0, False), ({}, 2, True), ({"corrections": []}, 2, False), ({"proximal": "sampler"}, 2, False)],
+)
+def test_where_nobody_says_otherwise_what_is_stale_is_truncated(toy_recipe, monkeypatch, train, staleness, truncates):
+    from askesis.loop import learner
+
+    seen = []
+    monkeypatch.setattr(learner, "Trainer", lambda model, **settings: seen.append(settings["corrections"]))
+    toy_recipe["train"] |= train
+    toy_recipe["rollout"] |= {"staleness": staleness}
+    askesis.dry_run(toy_recipe)
+    assert seen == [[CORRECTIONS["tis"]] if truncates else []]
 
 
 def test_adapters_of_a_fresh_model_are_refused():
