@@ -28,7 +28,7 @@ from typing import Protocol
 from askesis.audit import is_canary
 from askesis.loop.ageing import Age, age, length
 from askesis.loop.alarms import Alarms
-from askesis.loop.beside import Beside
+from askesis.loop.beside import Beside, quick_turns
 from askesis.loop.checkpoints import Position, prune, write_checkpoint
 from askesis.loop.display import Display, duration
 from askesis.loop.draws import Draws
@@ -144,7 +144,8 @@ class Training:
             else None
         )
         try:
-            with self.stop.on_signals(), self.display.also("askesis.rollout"):
+            ahead = self.prepared.recipe.rollout.staleness > 0
+            with self.stop.on_signals(), self.display.also("askesis.rollout"), quick_turns(ahead):
                 if self.prepared.recipe.eval.before:
                     await self.evaluate("before")
                 await self._train(scalars)
