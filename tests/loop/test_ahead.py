@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from askesis.loop.ageing import age
 from askesis.models import fingerprint
 from askesis.rollout import Ledger, Scheduler, TraceStore
 from askesis.types import ConfigError, Sample
+from bench.kills import second_reading
 
 CLEAN = multiprocessing.get_context("forkserver")
 CLEAN.set_forkserver_preload(["askesis.loop.training", "askesis.loop.plan"])
@@ -61,6 +64,7 @@ def complete(folder):
     assert (standing.steps, standing.drawn, standing.open) == (STEPS, STEPS * TASKS, 0)
     assert standing.trained + standing.dropped == STEPS * TASKS
     assert standing.staleness <= 2
+    assert second_reading(folder.traces) == (0, 0)
     return standing
 
 
@@ -94,11 +98,22 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
     assert len(trained - {-1}) > 2
     page = folder.report.read_text()
     assert "Ahead of training" in page and f"at most {standing.staleness}." in page
-    with pytest.raises(SystemExit) as ended:
-        main(["runs", "check", str(result.folder), "--json"])
-    assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out)
+    assert "nothing skipped, nothing trained twice" in checked(result.folder, capsys, code=0)
+    told = json.loads(checked(result.folder, capsys, "--json", code=0))
     assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.staleness)
+    with closing(sqlite3.connect(folder.traces)) as store:
+        store.execute("UPDATE draws SET position = position + 1 WHERE position > 5")
+        store.commit()
+    assert "prompt 6 was skipped" in checked(result.folder, capsys, code=1)
+    assert second_reading(folder.traces) == (1, 0)
+
+
+def checked(folder, capsys, *flags, code):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", "check", str(folder), *flags])
+    assert ended.value.code == code
+    return capsys.readouterr().out
 
 
 def test_tokens_are_counted_by_their_distance():

@@ -64,19 +64,22 @@ def suspicious(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("action", "severity", "kept_out", "stopped_by"),
+    ("action", "severity", "kept_out", "stopped_by", "staleness"),
     [
-        ("alarm", "high", 0, "steps"),
-        ("quarantine", "high", 2, "steps"),
-        ("quarantine", "medium", 0, "steps"),
-        ("stop", "high", 2, "monitors"),
+        ("alarm", "high", 0, "steps", 0),
+        ("quarantine", "high", 2, "steps", 0),
+        ("quarantine", "medium", 0, "steps", 0),
+        ("stop", "high", 2, "monitors", 0),
+        ("stop", "high", 2, "monitors", 2),
     ],
 )
 def test_a_hit_has_the_consequence_that_the_recipe_wants(
-    toy_model, tmp_path, suspicious, action, severity, kept_out, stopped_by
+    toy_model, tmp_path, suspicious, action, severity, kept_out, stopped_by, staleness
 ):
     suspicious(severity)
-    result = askesis.train(recipe(toy_model, tmp_path, action=action), display=False)
+    settings = recipe(toy_model, tmp_path, action=action)
+    settings["rollout"]["staleness"] = staleness
+    result = askesis.train(settings, display=False)
     first = result.history[0]
     assert first.dropped.get("quarantine", 0) == kept_out and first.findings == {"odd": 2}
     assert result.stopped_by == stopped_by and len(result.history) == (1 if stopped_by == "monitors" else 2)
@@ -89,8 +92,10 @@ def test_a_hit_has_the_consequence_that_the_recipe_wants(
         assert "2 of 4 groups were kept out of training" in alarmed[0].message
 
 
-def test_canaries_are_played_and_never_trained_on(toy_model, tmp_path):
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_canaries_are_played_and_never_trained_on(toy_model, tmp_path, staleness):
     settings = recipe(toy_model, tmp_path, canaries=0.5)
+    settings["rollout"]["staleness"] = staleness
     with pytest.raises(ConfigError, match="no impossible twins"):
         askesis.train(settings, display=False)
     file = tmp_path / "twinned.py"
