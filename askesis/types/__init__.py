@@ -86,7 +86,7 @@ from askesis.types.traces import (
     ToolEvent,
     Trace,
 )
-from askesis.types.waiting import Waits, counted, elsewhere, in_line
+from askesis.types.waiting import Waits, counted, elsewhere, in_line, was_in_line
 
 __all__ = [
     "NO_VARIABLES",
@@ -169,4 +169,5 @@ __all__ = [
     "system",
     "tool_result",
     "user",
+    "was_in_line",
 ]

@@ -29,6 +29,12 @@ class Waits:
         """Until now."""
         return self._done + (self._clock() - self._since if self._waiting else 0.0)
 
+    def add(self, seconds: float) -> None:
+        """Enter time in line that is over, of which one hears only now."""
+        self._done += seconds
+        if self._into is not None:
+            self._into.add(seconds)
+
     def _begin(self, *, alone: bool = False) -> None:
         if not self._waiting:
             self._since = self._clock()
@@ -62,6 +68,13 @@ def in_line() -> Iterator[None]:
     """The time inside is waiting for one's turn."""
     with _waiting(alone=False):
         yield
+
+
+def was_in_line(seconds: float) -> None:
+    """So much of the time until now was waiting for one's turn, which is known only afterwards."""
+    waits = _counting.get()
+    if waits is not None and seconds > 0:
+        waits.add(seconds)
 
 
 @contextmanager
