@@ -1,8 +1,8 @@
 """Episodes on other machines: actors hold an environment and the state of its episodes; here are proxies of them.
 
-An environment knows nothing of it: `RemoteEnv` sets up, calls tools, lets answer and verifies where the state lives. What
-needs no state (tasks, oracles, which harness) is asked of an environment here. A machine that is lost takes its episodes
-with it; each of them ends typed, and is played again elsewhere.
+An environment knows nothing of it: `RemoteEnv` sets up, calls tools, lets answer and verifies where the state lives.
+What needs no state (tasks, oracles, which harness) is asked of an environment here. A machine that is lost takes its
+episodes with it; each of them ends typed, and is played again elsewhere.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class EnvHost(Mortal):
         self._name, self._options = name, options
         self._made: Env | None = None
         self._episodes: dict[str, tuple[Task, State, Sequence[Tool]]] = {}
+        self._opening: set[str] = set()
         self._unwanted: set[str] = set()
 
     @property
@@ -111,7 +112,11 @@ class EnvHost(Mortal):
 
     async def _setup(self, episode: str, task: Task) -> Opened:
         env: Any = self._env
-        state = await env.setup(task)
+        self._opening.add(episode)
+        try:
+            state = await env.setup(task)
+        finally:
+            self._opening.discard(episode)
         try:
             tools = env.tools(task, state)
             specialists = env.specialists(task, state) if hasattr(env, "specialists") else ()
@@ -176,7 +181,7 @@ class EnvHost(Mortal):
         async def work() -> None:
             if episode in self._episodes:
                 await self._episodes.pop(episode)[1].close()
-            else:
+            elif episode in self._opening:
                 self._unwanted.add(episode)
 
         return await answer(work())
@@ -206,7 +211,7 @@ class _Host:
     process: int = 0
 
     async def ask(self, method: str, *args: Any) -> Any:
-        """Its answer, read; what was not its own time counts as time in line. Raises `Gone`, at once when it is lost."""
+        """Its answer, read; what was not its own time counts as time in line. Raises `Gone`, also when it is lost."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         work = asyncio.ensure_future(self.actor.ask(method, *args))

@@ -89,8 +89,8 @@ def connect(address: str) -> bool:
         ray.init(logging_level="ERROR", log_to_driver=False, **where)
     except Exception as error:
         raise ConfigError(
-            f"no Ray cluster at {address!r}: {type(error).__name__}: {error}. Start one with `ray start --head` there and "
-            "`ray start --address=...` on each further machine, or use address = 'local'"
+            f"no Ray cluster at {address!r}: {type(error).__name__}: {error}. Start one with `ray start --head` there "
+            "and `ray start --address=...` on each further machine, or use address = 'local'"
         ) from error
     return True
 

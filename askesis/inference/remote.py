@@ -186,6 +186,10 @@ class RemoteEngine:
         """See `types.Engine`."""
         self.actor.tell("release", session)
 
+    def revive(self) -> None:
+        """End the actor's process, which does not answer any more; Ray starts another."""
+        self.actor.kill(restart=True)
+
     async def close(self) -> None:
         """End the actor."""
         self.actor.kill(restart=False)

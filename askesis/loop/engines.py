@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
+from typing import Any
 
 from askesis.inference import EmbeddedEngine
 from askesis.loop.recipe import Rollout
@@ -20,16 +21,20 @@ def make_engine(rollout: Rollout, model: Qwen3, source: Path | None, *, threads:
     """
     if rollout.engine != "embedded":
         return _vllm(rollout, model, source, threads)
-    ahead = rollout.staleness > 0
-    return EmbeddedEngine(
-        copy.deepcopy(model).requires_grad_(False) if ahead else model,
-        slots=rollout.slots,
-        context_length=rollout.context_length,
-        threads=threads,
-        compile=rollout.compile,
-        dtype=None if rollout.dtype == "float32" else rollout.dtype,
-        keep_cache=ahead and rollout.cache_at_update == "keep",
-    )
+    own = copy.deepcopy(model).requires_grad_(False) if rollout.staleness else model
+    return EmbeddedEngine(own, **embedded_options(rollout, threads=threads))
+
+
+def embedded_options(rollout: Rollout, *, threads: int) -> dict[str, Any]:
+    """What an `EmbeddedEngine` is told beside its model."""
+    return {
+        "slots": rollout.slots,
+        "context_length": rollout.context_length,
+        "threads": threads,
+        "compile": rollout.compile,
+        "dtype": None if rollout.dtype == "float32" else rollout.dtype,
+        "keep_cache": rollout.staleness > 0 and rollout.cache_at_update == "keep",
+    }
 
 
 def _vllm(rollout: Rollout, model: Qwen3, source: Path | None, threads: int) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,10 @@ import torch
 from askesis.agents import agent_for, load_agent
 from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
+from askesis.envs.remote import RemoteEnv
 from askesis.loop import checkpoints
-from askesis.loop.engines import make_engine
+from askesis.loop.cluster import Cluster
+from askesis.loop.engines import embedded_options, make_engine
 from askesis.loop.faults import FaultPlan, FaultyEngine
 from askesis.loop.fresh import fresh_model, learn_tokenizer
 from askesis.loop.reception import reception_of
@@ -24,7 +26,7 @@ from askesis.loop.source import demonstrate
 from askesis.loop.threads import physical_cores
 from askesis.models import ModelConfig, Qwen3, load_checkpoint
 from askesis.rollout import Costs, EpisodeOptions, Reception
-from askesis.types import Agent, Engine, Env, EnvError
+from askesis.types import Agent, ConfigError, Engine, Env, EnvError
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ class Prepared:
     source: Path | None
     threads: int
     faults: FaultPlan | None = None
+    cluster: Cluster | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -62,9 +65,20 @@ class Prepared:
         return max(1, self.threads - self.engine_threads) if self.recipe.rollout.staleness else self.threads
 
     def engine(self) -> Engine:
-        """The engine that the recipe asks for, on this model."""
-        engine = make_engine(self.recipe.rollout, self.model, self.source, threads=self.engine_threads)
+        """The engine that the recipe asks for, on this model; or several elsewhere, which get its weights sent."""
+        rollout = self.recipe.rollout
+        engine: Engine
+        if self.cluster is not None and self.recipe.cluster.engines:
+            options = embedded_options(rollout, threads=self.engine_threads)
+            engine = self.cluster.engine(self.config, update_s=rollout.timeouts.update_s, **options)
+        else:
+            engine = make_engine(rollout, self.model, self.source, threads=self.engine_threads)
         return engine if self.faults is None else FaultyEngine(engine, self.faults)
+
+    def sent(self) -> Mapping[str, Any]:
+        """What an update has to bring to the engine: the weights, or nothing where it has the trainer's own."""
+        elsewhere = self.cluster is not None and self.recipe.cluster.engines > 0
+        return self.model.state_dict() if elsewhere or self.recipe.rollout.staleness else {}
 
     def options(self, *, temperature: float) -> EpisodeOptions:
         """How episodes are sampled, and when the machinery counts as hanging."""
@@ -104,8 +118,11 @@ async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared
         load_agent(recipe.agent.name, **recipe.agent.options)  # what is wrong with it is said before anything is loaded
     fresh = recipe.model.init is not None and checkpoint is None
     folder = None if fresh else checkpoint or checkpoints.resolve(recipe.model.checkpoint)
+    cluster = Cluster(recipe.cluster) if recipe.cluster.address else None
     env = load_env(recipe.env.name, **recipe.env.options)
     try:
+        if cluster is not None and recipe.cluster.envs:
+            env = cluster.env(env, recipe.env.name, recipe.env.options)
         agent = agent_for(env, recipe.agent.name, **recipe.agent.options)
         if recipe.demonstrations is not None:
             demonstrate(recipe, env)
@@ -117,10 +134,42 @@ async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared
         else:
             renderer = load_renderer(folder)
             model, _ = load_checkpoint(folder)
+        _demand_reach(recipe, agent, renderer)
+        if isinstance(env, RemoteEnv):
+            await env.ready(recipe.cluster.patience_s)
     except BaseException:
         await close_env(env)
+        if cluster is not None:
+            cluster.close()
         raise
-    return Prepared(recipe=recipe, env=env, agent=agent, model=model, renderer=renderer, source=folder, threads=threads)
+    return Prepared(
+        recipe=recipe,
+        env=env,
+        agent=agent,
+        model=model,
+        renderer=renderer,
+        source=folder,
+        threads=threads,
+        cluster=cluster,
+    )
+
+
+def _demand_reach(recipe: Recipe, agent: Agent, renderer: ChatRenderer) -> None:
+    """Raise `ConfigError` for an agent whose program would have to reach this machine from another."""
+    if recipe.cluster.address and recipe.cluster.envs and reception_of(agent, renderer) is not None:
+        raise ConfigError(
+            f"agent {agent.name!r} is a program that speaks to a gateway in this process, which a sandbox on another "
+            "machine does not reach; set cluster.envs = 0"
+        )
+
+
+async def close_prepared(prepared: Prepared) -> None:
+    """Close the environment, and leave the cluster. Raises `EnvError` where the environment cannot be closed."""
+    try:
+        await close_env(prepared.env)
+    finally:
+        if prepared.cluster is not None:
+            prepared.cluster.close()
 
 
 async def close_env(env: Env) -> None:

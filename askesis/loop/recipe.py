@@ -380,6 +380,28 @@ class FaultSettings(Section):
     """Faults; empty: none."""
 
 
+class ClusterSettings(Section):
+    """Many machines: where there is an address, episodes are held and tokens sampled in actors of a Ray cluster."""
+
+    address: str = ""
+    """Empty: one process. `auto`: the cluster that this machine belongs to; `host:port`; `local`: one of this machine
+    alone."""
+    envs: Natural = 2
+    """Actors that hold episodes, spread over the machines; 0: they stay in this process."""
+    env_cpus: Amount = 1.0
+    """CPUs of each of them."""
+    engines: Natural = 1
+    """Engines behind a router, spread over the machines; 0: the one engine stays in this process."""
+    engine_cpus: Amount = 1.0
+    """CPUs of each of them, and its threads."""
+    engine_gpus: Amount = 0.0
+    """GPUs of each of them."""
+    silent_s: Rate = 60.0
+    """Seconds without a sign of life after which an actor is given up and started again."""
+    patience_s: Rate = 300.0
+    """Seconds that an episode or a turn waits while no machine takes it."""
+
+
 class LogSettings(Section):
     """What is written along the way."""
 
@@ -519,6 +541,8 @@ class Recipe(Section):
     """What watches the traces of training."""
     log: LogSettings = LogSettings()
     """What is written along the way."""
+    cluster: ClusterSettings = ClusterSettings()
+    """One process, or many machines; `docs/cluster.md`."""
     faults: FaultSettings = FaultSettings()
     """Faults of the machinery, put in on purpose; `docs/faults.md`."""
 
@@ -548,6 +572,14 @@ class Recipe(Section):
             _demand(model.init is None, f"rollout.engine = {rollout.engine!r} needs model.checkpoint, not model.init")
         if rollout.engine == "vllm":
             _demand(not rollout.vllm.url, "rollout.vllm.url is for rollout.engine = 'vllm-server'")
+        of_nodes = any(one.site == "node" for one in self.faults.inject)
+        _demand(
+            self.cluster.address or not of_nodes, "faults.inject: the site 'node' needs a [cluster] with an address"
+        )
+        _demand(
+            not (self.cluster.address and self.cluster.engines) or rollout.engine == "embedded",
+            f"cluster.engines are embedded ones; with rollout.engine = {rollout.engine!r} set cluster.engines = 0",
+        )
         if model.init is not None:
             _demand(self.train.lora is None, "train.lora adapts a checkpoint, but model.init begins with a fresh model")
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads

@@ -20,7 +20,7 @@ from askesis.loop.folder import RunFolder, find_run, write_whole
 from askesis.loop.gate import Gate, open_gate
 from askesis.loop.learner import Learner
 from askesis.loop.plan import Plan, make_plan
-from askesis.loop.prepared import Prepared, close_env, prepare, run_async
+from askesis.loop.prepared import Prepared, close_prepared, prepare, run_async
 from askesis.loop.reading import load_recipe, parse_override, to_mapping, to_toml
 from askesis.loop.recipe import Recipe
 from askesis.loop.report import write_report
@@ -77,7 +77,7 @@ def dry_run(
             plan = await _plan(prepared, Learner(prepared))
             return replace(plan, audit=(await open_gate(settings, prepared.env, dry=True)).said)
         finally:
-            await close_env(prepared.env)
+            await close_prepared(prepared)
 
     return settings, run_async(resolve)
 
@@ -159,7 +159,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
                     told = ", ".join(f"{what} {count}" for what, count in faults.counts.items()) or "none was due"
                     display.say(f"faults put in: {told}; each is in {folder.faults}")
     finally:
-        await close_env(prepared.env)
+        await close_prepared(prepared)
 
 
 async def _finish(training: Training, begun: float, *, resumed: bool) -> RunResult:

@@ -256,13 +256,12 @@ class Training:
     async def _hand_over(self, version: int, made: str) -> int:
         """Give the engine the weights that were made. How often that had to be repeated.
 
-        Where rollout runs ahead, the engine has a copy of its own, and goes on sampling under it right after.
+        An engine with a copy of its own (where rollout runs ahead, or on other machines) is sent them.
         """
         if self._engine is None:
             return 0
-        rollout = self.prepared.recipe.rollout
-        weights = self.prepared.model.state_dict() if rollout.staleness else {}
-        return await update(self._engine, weights, version, fingerprint=made, seconds=rollout.timeouts.update_s) - 1
+        seconds = self.prepared.recipe.rollout.timeouts.update_s
+        return await update(self._engine, self.prepared.sent(), version, fingerprint=made, seconds=seconds) - 1
 
     async def _commit(self, line: Line, batch: Batch, record: StepRecord) -> None:
         """Write the step down, with a checkpoint if one is due; then what is drawn and emitted is the next one's."""
@@ -359,7 +358,8 @@ class Training:
                 await start()
             seconds = self.prepared.recipe.rollout.timeouts.update_s
             meant = fingerprint(self.prepared.model)
-            await update(self._engine, {}, self.position.version, fingerprint=meant, seconds=seconds)
+            sent = self.prepared.sent()
+            await update(self._engine, sent, self.position.version, fingerprint=meant, seconds=seconds)
         return self._engine
 
     async def _line(self) -> Line:

@@ -70,6 +70,8 @@ def inject(prepared: Prepared, plan: FaultPlan | None, record: Path) -> None:
     if plan is not None:
         plan.record_to(record)
         prepared.env, prepared.faults = FaultyEnv(prepared.env, plan), plan
+        if prepared.cluster is not None:
+            prepared.cluster.faults = plan
 
 
 def faulty_writes(plan: FaultPlan | None) -> Callable[[str], None] | None:
