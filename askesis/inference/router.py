@@ -80,7 +80,8 @@ class Router:
     engines: more are added and removed while it runs. silent_s: an engine with requests that has finished none, and
     told of no token, for so long is taken for hanging. patience_s: how long a request waits when no engine is in.
     update_s: how long an engine may take to get new weights. back_s: after how long an engine that is out is looked at
-    again, twice as long each time. An engine that can be started again has `revive()` for it. Weights that were given to `update_weights` are kept, for engines that come later.
+    again, twice as long each time. An engine that can be started again has `revive()` for it. Weights that were given
+    to `update_weights` are kept, for engines that come later.
     """
 
     def __init__(

@@ -1,0 +1,80 @@
+"""A run over many machines: the recipe's `[cluster]`, as an environment and an engine that live elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from askesis.inference import Router
+from askesis.inference.actors import Actor, connect, require_ray
+from askesis.loop.faults import FaultPlan
+from askesis.loop.recipe import ClusterSettings
+from askesis.models import ModelConfig
+from askesis.types import Engine, Env
+
+_FROZEN = 10.0  # times `silent_s`: how long an injected fault has an actor hang
+
+
+class Cluster:
+    """The Ray cluster of a run, joined. faults: what befalls its actors on purpose.
+
+    Raises `MissingExtra` without Ray, `ConfigError` where there is no such cluster.
+    """
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self.faults: FaultPlan | None = None
+        self._own = connect(settings.address)
+
+    def env(self, inner: Env, name: str, options: Mapping[str, Any]) -> Env:
+        """The environment in actors; `inner` is the same one here."""
+        from askesis.envs.remote import RemoteEnv
+
+        settings = self.settings
+        return RemoteEnv(
+            inner,
+            name,
+            options,
+            hosts=settings.envs,
+            cpus=settings.env_cpus,
+            silent_s=settings.silent_s,
+            patience_s=settings.patience_s,
+            before=self._before,
+        )
+
+    def engine(self, config: ModelConfig, *, update_s: float, **options: Any) -> Engine:
+        """Embedded engines with these options in actors, behind a router. They get their weights by updates."""
+        from askesis.inference.remote import Depot, RemoteEngine, embedded
+
+        settings, depot = self.settings, Depot()
+        threads = max(1, int(settings.engine_cpus))
+        engines = [
+            RemoteEngine(
+                embedded(config, **{**options, "threads": threads}),
+                context_length=options["context_length"],
+                depot=depot,
+                name=str(number),
+                cpus=settings.engine_cpus,
+                gpus=settings.engine_gpus,
+                before=self._before,
+            )
+            for number in range(settings.engines)
+        ]
+        return Router(engines, silent_s=settings.silent_s, patience_s=settings.patience_s, update_s=update_s)
+
+    async def _before(self, actor: Actor) -> None:
+        """Let befall the actor what the plan has for it."""
+        if self.faults is None:
+            return
+        match self.faults.draw("node", actor.what):
+            case "fail":
+                actor.kill(restart=True)
+            case "hang":
+                actor.tell("freeze", _FROZEN * self.settings.silent_s)
+            case "slow":
+                actor.tell("freeze", self.faults.slow_s("node"))
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it is this process's own."""
+        if self._own:
+            require_ray().shutdown()

@@ -1,0 +1,190 @@
+"""A whole run in a Ray cluster of several node processes on this machine: machines are killed and added meanwhile."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import askesis
+from askesis.inference import EmbeddedEngine, Router
+from askesis.inference.actors import connect
+from askesis.inference.remote import Depot, RemoteEngine, embedded
+from askesis.loop import RunFolder, find_run
+from askesis.models import fingerprint
+from askesis.rollout import TraceStore
+from askesis.types import ConfigError, ContextOverflow, EngineError, Sampling, ids
+
+pytestmark = pytest.mark.full
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that takes nothing, and two machines that do."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made.add_node(num_cpus=2)
+    made.add_node(num_cpus=2)
+    yield made
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def joined(cluster):
+    connect(cluster.address)
+    yield cluster
+    ray.shutdown()
+
+
+def recipe(folder, **more):
+    return {
+        "run": {"name": "cluster", "steps": 4, "threads": 1, "out": str(folder)},
+        "env": {"name": "repair"},
+        "rollout": {"tasks_per_step": 3, "group_size": 4, "retries": 6},
+        "eval": {"tasks": 0},
+        "checkpoint": {"every_steps": 1},
+        "log": {"tensorboard": False},
+        **more,
+    }
+
+
+def on(cluster, **more):
+    return {"address": cluster.address, "envs": 2, "engines": 2, "env_cpus": 0.5, "engine_cpus": 0.5, **more}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The weights that each step makes in one process."""
+    return [step.made for step in askesis.train(recipe(tmp_path_factory.mktemp("alone")), display=False).history]
+
+
+def attempts(result):
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert store.ledger.check() == []
+        return list(store.traces(label="train"))
+
+
+def test_one_key_moves_a_run_to_a_cluster(cluster, alone, tmp_path):
+    """And nothing of what it makes changes: the same weights after every step, to the bit."""
+    result = askesis.train(recipe(tmp_path, cluster=on(cluster)), display=False)
+    assert [step.made for step in result.history] == alone
+    assert all(trace.outcome.learnable for trace in attempts(result))
+
+
+def test_machines_are_killed_and_added_during_a_run(cluster, alone, tmp_path):
+    """What they held ends typed and is played again; every group is trained once, and the weights are the same."""
+    before = {node["NodeID"] for node in nodes()} if ray.is_initialized() else set()
+    result, lost = [], []
+
+    def kill_and_add():
+        folder = started(tmp_path)
+        for step in (1, 2):
+            wait(lambda step=step: folder.status().get("step", -1) >= step)
+            lost.append(cluster.worker_nodes and min(cluster.worker_nodes, key=lambda node: node.node_id))
+            cluster.remove_node(lost[-1], allow_graceful=False)
+            cluster.add_node(num_cpus=2)
+
+    killer = threading.Thread(target=kill_and_add)
+    killer.start()
+    try:
+        result.append(askesis.train(recipe(tmp_path, cluster=on(cluster, silent_s=20.0)), display=False))
+    finally:
+        killer.join(120)
+    assert len(lost) == 2
+    assert before <= {node["NodeID"] for node in nodes()} if before else True
+    assert (result[0].state, result[0].steps) == ("finished", 4)
+    broken = [trace.outcome for trace in attempts(result[0]) if not trace.outcome.learnable]
+    assert {outcome.by for outcome in broken} <= {"tool", "environment", "verifier", "sandbox", "engine"}
+    assert sum(step.infrastructure for step in result[0].history) == 0
+    assert [step.made for step in result[0].history] == alone
+
+
+def nodes():
+    return ray.nodes()
+
+
+def started(out: Path) -> RunFolder:
+    found = []
+
+    def look():
+        with contextlib.suppress(ConfigError):
+            found.append(find_run("latest", out=out))
+        return bool(found)
+
+    wait(look)
+    return found[0]
+
+
+def wait(true, seconds=180.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+@pytest.mark.parametrize("kind", ["fail", "hang", "slow"])
+def test_actors_that_die_hang_or_are_slow(cluster, alone, tmp_path, kind):
+    """By the plan of faults: at an episode's or at an engine's actor, whoever makes that request."""
+    fault = {"site": "node", "kind": kind, "at": [15, 60], "slow_s": 0.2}
+    made = recipe(tmp_path, cluster=on(cluster, silent_s=4.0), faults={"inject": [fault]})
+    result = askesis.train(made, display=False)
+    assert (result.state, result.steps) == ("finished", 4)
+    assert len(RunFolder(result.folder).faults.read_text().splitlines()) == 2
+    assert [step.made for step in result.history] == alone
+    attempts(result)
+
+
+async def test_engines_elsewhere_stream_refuse_and_are_cancelled(joined):
+    bundle = askesis.load("askesis-tiny")
+    options = {"slots": 4, "context_length": 128}
+    here = EmbeddedEngine(bundle.model, **options)
+    depot = Depot()
+    engines = [
+        RemoteEngine(embedded(bundle.config, **options), context_length=128, depot=depot, name=str(n), cpus=0.5)
+        for n in range(2)
+    ]
+    router, sampling = Router(engines, back_s=0.1, update_s=60.0), Sampling(max_tokens=12, seed=3)
+    with pytest.raises(EngineError, match="no weights yet"):
+        await router.generate(ids([1, 2, 3]), sampling)
+    weights, meant = bundle.model.state_dict(), fingerprint(bundle.model)
+    with pytest.raises(EngineError, match="no engine took weights version 1"):
+        await router.update_weights(weights, 1, fingerprint="0" * 16)
+    await router.update_weights(weights, 2, fingerprint=meant)
+    ours = await here.generate(ids([1, 2, 3]), sampling)
+    heard = []
+    theirs = await router.generate(ids([1, 2, 3]), sampling, session="a", on_tokens=heard.append)
+    assert theirs.token_ids.tolist() == ours.token_ids.tolist()
+    assert theirs.policy_versions.tolist() == [2] * len(theirs.token_ids)
+    assert np.concatenate([piece.token_ids for piece in heard]).tolist() == ours.token_ids.tolist()
+    with pytest.raises(ContextOverflow):
+        await router.generate(ids([1] * 200), sampling)
+    asking = asyncio.create_task(router.generate(ids([1]), Sampling(max_tokens=120, stop=())))
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    engines[0].actor.kill(restart=True)
+    engines[1].actor.kill(restart=True)
+    again = await router.generate(ids([1, 2, 3]), sampling)  # when one of them is back, with the weights
+    assert again.token_ids.tolist() == ours.token_ids.tolist()
+    await asyncio.gather(router.close(), here.close())
+
+
+def test_what_cannot_go_to_a_cluster_is_said_before_it_starts(cluster, tmp_path):
+    program = recipe(tmp_path, cluster=on(cluster), agent={"name": "external@1", "options": {"argv": ["true"]}})
+    with pytest.raises(ConfigError, match=r"cluster\.envs = 0"):
+        askesis.train(program, display=False)
+    nowhere = recipe(tmp_path, cluster={"address": "127.0.0.1:1"})
+    with pytest.raises(ConfigError, match="no Ray cluster at '127.0.0.1:1'"):
+        askesis.train(nowhere, display=False)
