@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ import askesis.types
 from askesis.types import AskesisError, ConfigError, MissingExtra, Waits, counted
 
 LOCAL = "local"  # in place of an address: a cluster of this machine alone, for this process
+_LISTENER_S = 10.0
 _CONCURRENT = 10_000  # requests that an actor has at once
 
 
@@ -86,6 +88,7 @@ def connect(address: str) -> bool:
         return False
     where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
+        _demand_listener(address)
         ray.init(logging_level="ERROR", log_to_driver=False, **where)
     except Exception as error:
         raise ConfigError(
@@ -93,6 +96,13 @@ def connect(address: str) -> bool:
             "and `ray start --address=...` on each further machine, or use address = 'local'"
         ) from error
     return True
+
+
+def _demand_listener(address: str) -> None:
+    """Raise `OSError` where nobody listens: Ray itself looks for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_LISTENER_S).close()
 
 
 class Actor:
