@@ -37,14 +37,14 @@ class EngineHost(Mortal):
     others than its name stands for."""
 
     def __init__(self, make: MakeEngine) -> None:
-        self._make, self._made, self._ready = make, None, False
+        self._make, self._ready = make, False
+        self._made: Engine | None = None
 
     @property
     def _engine(self) -> Engine:
-        made: Engine | None = self._made
-        if made is None:
-            made = self._made = self._make()
-        return made
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
     async def generate(self, token_ids: TokenIds, sampling: Sampling, session: str | None) -> Answer:
         """As `Engine.generate`."""
