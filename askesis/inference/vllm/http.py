@@ -54,6 +54,7 @@ class Client:
         self._host, self._port, self._base = parts.hostname, parts.port or 80, parts.path.rstrip("/")
         self._key = key
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which the idle connections live
         self._closed = False
 
     async def post(self, path: str, body: Any = None, *, seconds: float = 600.0) -> Any:
@@ -77,9 +78,15 @@ class Client:
     async def close(self) -> None:
         """Close what is kept."""
         self._closed = True
+        self._settle()
         idle, self._idle = self._idle, []
         for _, writer in idle:
             writer.close()
+
+    def _settle(self) -> None:
+        """In another event loop than before, begin with no connections: those of an ended one are ended too."""
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._loop, self._idle = loop, []
 
     async def _whole(self, method: str, path: str, body: Any, seconds: float) -> Any:
         try:
@@ -131,6 +138,7 @@ class Client:
 
         A connection that was kept may have been closed by the server meanwhile: then the request goes over a new one.
         """
+        self._settle()
         while True:
             fresh = not self._idle
             try:

@@ -51,11 +51,22 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._remote: Remote | None = None
         self._log: Any = None
+        self._url = self._key = ""
 
     @property
     def where(self) -> str:
         """For messages."""
         return self._remote.where if self._remote is not None else "the vLLM server"
+
+    @property
+    def url(self) -> str:
+        """Where it answers, once it was started."""
+        return self._url
+
+    @property
+    def key(self) -> str:
+        """What it wants to hear from who asks for tokens."""
+        return self._key
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -79,7 +90,8 @@ class Server:
         command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", self._settings.checkpoint]
         command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", key, *SERVED]
         self._process = self._spawn([*command, *self._settings.flags()])
-        remote = Remote(f"http://127.0.0.1:{port}", key=key)
+        self._url, self._key = f"http://127.0.0.1:{port}", key
+        remote = Remote(self._url, key=key)
         try:
             await self._answers(remote)
         except BaseException:
