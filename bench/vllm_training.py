@@ -99,8 +99,8 @@ def run(options: Options) -> Result:
         ratio=float(f"{GAP_BAND / max(ours['gap'], 1e-9):.3g}"),
         met=met,
         notes=[
-            f"vLLM {version}, float32, eager, one thread, askesis-tiny (1.1 M parameters); a CPU shows that the path is "
-            "right, not how fast vLLM is on a GPU",
+            f"vLLM {version}, float32, eager, one thread, askesis-tiny (1.1 M parameters); a CPU shows that the path "
+            "is right, not how fast vLLM is on a GPU",
             "gaps in nats a token; gap: the largest mean of a synchronous step; in_flight_gap_max: of any single token",
         ],
     )
