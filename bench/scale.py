@@ -140,8 +140,10 @@ async def _played(count: int, *, at: float = 0.0) -> float:
         options=EpisodeOptions(engine_s=1e6),
     )  # fmt: skip
     specs, allocated = _specs(count), 0.0
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0] if at else 0
+    before = 0
+    if at:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
 
     def look() -> None:
         nonlocal allocated

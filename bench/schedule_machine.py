@@ -82,30 +82,16 @@ def episodes() -> list[Turns]:
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
-class _Instant(selectors.BaseSelector):
+class _Instant(selectors.SelectSelector):
     """Nothing is waited for but the loop's own clock, which a wait moves on."""
 
-    def __init__(self) -> None:
-        self._inner, self.now = selectors.DefaultSelector(), 0.0
+    now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = self._inner.select(0)
-        if not ready and timeout is None:
+        if timeout is None:
             raise RuntimeError("virtual time stands still: everybody waits and nothing is due")
-        self.now += 0.0 if ready or timeout is None else timeout
-        return ready
-
-    def register(self, *args: Any, **named: Any) -> selectors.SelectorKey:
-        return self._inner.register(*args, **named)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._inner.unregister(fileobj)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._inner.get_map()
-
-    def close(self) -> None:
-        self._inner.close()
+        self.now += max(0.0, timeout)
+        return []
 
 
 def in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from askesis.chat.calls import CLOSE, OPEN, CallSyntax
 from askesis.chat.detokenise import Detokeniser
 from askesis.chat.tokenizer import Tokenizer
@@ -111,17 +113,19 @@ class Stream:
     def feed(self, tokens: Sequence[int] | TokenIds) -> list[Delta]:
         """What is certain after these tokens."""
         run: list[int] = []
-        for token in map(int, tokens):
-            if token in self._markup.stops:
+        stops, think = self._markup.stops, self._markup.think
+        tags = (think, self._markup.unthink)
+        for token in tokens.tolist() if isinstance(tokens, np.ndarray) else map(int, tokens):
+            if token in stops:
                 self._stops.append(token)
                 continue
             if self._stops:
                 run += self._stops
                 self._stops = []
-            if token in (self._markup.think, self._markup.unthink):
+            if token in tags:
                 self._text(run, flush=True)
                 run = []
-                self._take(_THINK if token == self._markup.think else _UNTHINK)
+                self._take(_THINK if token == think else _UNTHINK)
             else:
                 run.append(token)
         if run:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -81,7 +82,8 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int] | TokenIds) -> str:
         """The text of `tokens`, special ones included; halves of a character become U+FFFD."""
-        return str(self._backend.decode([int(token) for token in tokens], skip_special_tokens=False))
+        known = tokens.tolist() if isinstance(tokens, np.ndarray) else [int(token) for token in tokens]
+        return str(self._backend.decode(known, skip_special_tokens=False))
 
     @cached_property
     def bytewise(self) -> bool:

@@ -34,7 +34,7 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, waits: Waits | N
         task = asyncio.ensure_future(work)
     try:
         while not task.done() and (left := end + waits.seconds - clock()) > 0:
-            await asyncio.wait((task,), timeout=max(left, _LOOK_S))
+            await _done_within(task, max(left, _LOOK_S))
     except asyncio.CancelledError:
         await _put_down(task)
         raise
@@ -44,6 +44,24 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, waits: Waits | N
     if task.cancelled():
         raise CancelledWithin("the task was cancelled from within")
     return task.result()
+
+
+async def _done_within(task: asyncio.Task[Any], seconds: float) -> None:
+    """As `asyncio.wait((task,), timeout=seconds)`, for less: it is called for every turn and every call."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def over(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(seconds, over)
+    task.add_done_callback(over)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        task.remove_done_callback(over)
 
 
 async def finished(work: Coroutine[Any, Any, None], seconds: float, what: str) -> None:

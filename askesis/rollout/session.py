@@ -429,6 +429,7 @@ class EpisodeSession:
             stop=self.renderer.stop_ids,
             seed=turn_seed(self.spec.seed, self._turns),
             thinking=self.renderer.thinking_limit(replace(thinking, budget=self.spending.left_to_think(thinking))),
+            priority=getattr(self.speaker, "priority", 0),
         )
 
     def _full(self, bound: str, length: int) -> Outcome:
@@ -470,8 +471,13 @@ class EpisodeSession:
     ) -> tuple[Message, int, Outcome | None]:
         """What was sampled as a message, its tokens of thought, and how the episode ends if it cannot be read."""
         try:
-            message = self.renderer.parse(completion.token_ids, thinking=thinking, tools=tools)
-            return message, thought_tokens(self.renderer, completion, thinking), None
+            stream = self.renderer.stream(thinking=thinking, tools=tools)
+            stream.feed(completion.token_ids)
+            stream.finish()
+            thought = stream.thinking_tokens
+            if completion.forced.any():  # some of what stands in the thinking was not sampled
+                thought = thought_tokens(self.renderer, completion, thinking)
+            return stream.message, thought, None
         except Exception as error:
             return Message(role="assistant"), 0, Outcome(by="engine", reason="parse", detail=said(error))
 

@@ -106,10 +106,14 @@ class _PacedSpeaker:
     def context_length(self) -> int:
         return self.inner.context_length
 
+    @property
+    def priority(self) -> int:
+        return self.desk.rank(self.flight, self.state)
+
     async def speak(
         self, tokens: TokenIds, messages: Sequence[Message], thinking: Thinking, sampling: Sampling
     ) -> Completion:
-        first, sampling = self._asks(), self._ranked(sampling)
+        first = self._asks()
         with self._asking():
             said = await self.inner.speak(tokens, messages, thinking, sampling)
         return self._began(said) if first else said
@@ -124,7 +128,7 @@ class _PacedSpeaker:
         branch: int,
         on_tokens: OnTokens,
     ) -> Completion:
-        first, sampling = self._asks(), self._ranked(sampling)
+        first = self._asks()
         with self._asking():
             said = await self.inner.say(tokens, messages, thinking, sampling, branch=branch, on_tokens=on_tokens)
         return self._began(said) if first else said
@@ -137,9 +141,6 @@ class _PacedSpeaker:
         if self.alone and not self.state.over:
             self.state.over = True
             self.desk.ended += 1
-
-    def _ranked(self, sampling: Sampling) -> Sampling:
-        return replace(sampling, priority=self.desk.rank(self.flight, self.state))
 
     def _asks(self) -> bool:
         """A turn begins; whether it is the episode's first, which decides how old its group is."""
