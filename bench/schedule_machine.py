@@ -99,8 +99,14 @@ def in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     selector = _Instant()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign]
+    result: list[T] = []
+
+    async def kept() -> None:  # asyncio makes a text of what the main task gives
+        result.append(await main())
+
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(main())
+        runner.run(kept())
+    return result[0]
 
 
 # -- the machine -----------------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ class Scheduler:
         """Give the most urgent of them up: the trainer has waited for as long as a step takes."""
         flight = late[0]
         self._spared += 1
-        self._give_up(flight.name, f"the trainer waits for it since {self._train_s:.0f} s; {self.awaited()}")
+        self._give_up(flight.name, f"it holds the trainer back; {self.awaited()}")
 
     def _weed(self) -> None:
         """Give up what is too old to be trained, though nobody waited for it: after versions that were passed over."""

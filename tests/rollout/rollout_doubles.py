@@ -55,8 +55,14 @@ def in_virtual_time(main: Callable):
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now
     loop.slow_callback_duration = 1e9
+    result = []
+
+    async def kept():  # asyncio makes a text of what the main task gives, which for many traces takes seconds
+        result.append(await main())
+
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(main())
+        runner.run(kept())
+    return result[0]
 
 
 def call(name: str, **arguments) -> ToolCall:

@@ -1,16 +1,19 @@
 """A trainer and its episodes, each at its own pace: bounded staleness, nothing lost, nothing twice, no bias."""
 
 import asyncio
+import logging
 import random
+import statistics
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollout_doubles import OFF, RENDERER, ScriptedEngine, ToyEnv, call, in_virtual_time, says, toy_task
 
 from askesis.agents import SoloAgent
 from askesis.rollout import EpisodeOptions, Roller, Scheduler, TraceStore, group_specs, oldest_version
-from askesis.types import EngineError, EnvError, SandboxError, VerifierError
+from askesis.types import ConfigError, EngineError, EnvError, SandboxError, StoreError, VerifierError
 
 SUBMIT = says("", call("submit"))
 
@@ -97,7 +100,9 @@ class Data:
             name = f"g{len(self.drawn):04d}"
             size = self.sizes[len(self.drawn) % len(self.sizes)]
             self.drawn.append(name)
-            found.append(group_specs(toy_task(tool_s=1e3, wall_s=1e5), OFF, group=name, size=size, seed=7))
+            found.append(
+                group_specs(toy_task(max_turns=40, tool_s=1e3, wall_s=1e5), OFF, group=name, size=size, seed=7)
+            )
         return found
 
 
@@ -116,22 +121,36 @@ async def train(scheduler, engine, *, train_s=10.0, steps=10**6, each=None):
     return done
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32),
-    staleness=st.integers(0, 4),
-    per_step=st.integers(1, 4),
-    groups=st.integers(0, 18),
-    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    concurrency=st.integers(1, 20),
-    faults=st.sampled_from([0.0, 0.1, 0.4]),
-    train_s=st.sampled_from([0.1, 10.0, 200.0]),
-    stop_at=st.one_of(st.none(), st.floats(0, 300)),
-)
-def test_any_machine(tmp_path_factory, seed, staleness, per_step, groups, sizes, concurrency, faults, train_s, stop_at):
+MACHINES = {
+    "seed": st.integers(0, 2**32),
+    "staleness": st.integers(0, 4),
+    "per_step": st.integers(1, 4),
+    "groups": st.integers(0, 18),
+    "sizes": st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    "concurrency": st.integers(1, 20),
+    "faults": st.sampled_from([0.0, 0.1, 0.4]),
+    "train_s": st.sampled_from([0.1, 10.0, 200.0]),
+    "stop_at": st.one_of(st.none(), st.floats(0, 300)),
+}
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(**MACHINES)
+def test_any_machine(tmp_path_factory, **machine):
     """Each group is trained once, in time, or cancelled by a shutdown; each attempt is emitted once; it ends."""
+    play(tmp_path_factory.mktemp("any"), **machine)
+
+
+@pytest.mark.full
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(**MACHINES)
+def test_very_many_machines(tmp_path_factory, **machine):
+    """The same."""
+    play(tmp_path_factory.mktemp("many"), **machine)
+
+
+def play(folder, *, seed, staleness, per_step, groups, sizes, concurrency, faults, train_s, stop_at):
     machine, data, seen = Machine(seed, faults=faults), Data(groups, sizes), []
-    folder = tmp_path_factory.mktemp("any")
 
     async def main():
         with TraceStore(folder / "traces.db") as store:
@@ -170,3 +189,161 @@ def test_any_machine(tmp_path_factory, seed, staleness, per_step, groups, sizes,
         assert trained == data.drawn  # step by step, as they were drawn
         versions = [(v, t) for v, taken in done for g in taken.groups for t in g.traces]
         assert all(v == n for v, t in versions for node in t.nodes if node.sampled for n in node.policy_versions)
+
+
+def scheduler_of(engine, data, *, concurrency=64, env=None, **options):
+    roller = Roller(engine, RENDERER, env or ToyEnv(), SoloAgent(), concurrency=concurrency)
+    return Scheduler(roller, draw=data, **options)
+
+
+class Bimodal(ScriptedEngine):
+    """One group in five takes fifteen turns, all others one; which one speaks, its priority says: its number."""
+
+    def __init__(self):
+        super().__init__(self.script, seconds=1.0)
+        self.long = [random.Random(number).random() < 0.2 for number in range(5000)]
+
+    def script(self, turn, request):
+        last = 14 if self.long[request.sampling.priority] else 0
+        return SUBMIT if turn == last else says("", call("wait", seconds=2.0))
+
+
+def test_no_bias_to_short_episodes():
+    """What is trained is as long as what is drawn, though a long group is on its way for forty times as long."""
+    engine, data = Bimodal(), Data(5000, sizes=(1,))
+
+    async def main():
+        scheduler = scheduler_of(engine, data, per_step=4, staleness=6, spare=0.0, concurrency=48)
+        done = await train(scheduler, engine, train_s=4.0, steps=60)
+        await scheduler.shutdown()
+        return done
+
+    groups = [group for _, taken in in_virtual_time(main) for group in taken.groups]
+    lengths = [statistics.fmean(trace.turns for trace in group.traces) for group in groups]
+    drawn = [15 if long else 1 for long in engine.long[: len(data.drawn)]]
+    assert statistics.fmean(lengths) == pytest.approx(statistics.fmean(drawn), rel=0.1)
+    halves = lengths[: len(lengths) // 2], lengths[len(lengths) // 2 :]
+    assert statistics.fmean(halves[0]) == pytest.approx(statistics.fmean(halves[1]), rel=0.35)
+    numbers = [data.drawn.index(group.id) for group in groups]
+    assert all(abs(number - place) <= 4 * 7 for place, number in enumerate(numbers))  # nobody is overtaken for long
+
+
+def test_what_runs_ahead_is_bounded():
+    """A trainer that never comes back: no more is drawn than the steps hold in which it could still be trained."""
+    engine, data = ScriptedEngine(lambda turn, request: SUBMIT, seconds=1.0), Data(1000)
+
+    async def main():
+        scheduler = scheduler_of(engine, data, per_step=3, staleness=2)
+        taken = await scheduler.take()
+        assert [group.id for group in taken.groups] == data.drawn[:3]
+        await asyncio.sleep(1000)
+        assert len(data.drawn) == 9 and engine.version == 0
+        scheduler.advance(1)
+        await asyncio.sleep(1000)
+        assert len(data.drawn) == 12
+        assert (await scheduler.take()).figures.held_s > 1900
+        await scheduler.shutdown()
+
+    in_virtual_time(main)
+
+
+def test_partial_rollouts_go_on_under_new_weights():
+    """No update cancels an episode, and every token says which weights sampled it."""
+    engine = ScriptedEngine(
+        lambda turn, request: says("", call("wait", seconds=9.0)) if turn < 5 else SUBMIT, seconds=1.0
+    )
+    data = Data(8)
+
+    async def main():
+        scheduler = scheduler_of(engine, data, per_step=2, staleness=3, concurrency=4)
+        return await train(scheduler, engine, train_s=5.0)
+
+    groups = [group for _, taken in in_virtual_time(main) for group in taken.groups]
+    assert sorted(group.id for group in groups) == data.drawn
+    spans = [{v for node in t.nodes if node.sampled for v in node.policy_versions} for g in groups for t in g.traces]
+    assert max(len(span) for span in spans) > 1
+    assert all(trace.attempt == 0 and trace.success for group in groups for trace in group.traces)
+
+
+def test_a_group_that_holds_the_trainer_back_is_given_up_as_far_as_that_is_allowed(caplog):
+    """One hangs in its tool. With `spare` it is cancelled, emitted and reported; without, it is waited for."""
+
+    def played(spare):
+        seen, data = [], Data(24, sizes=(1,))
+        engine = ScriptedEngine(None, seconds=1.0)
+        engine.script = lambda turn, request: (
+            says("", call("wait", seconds=900.0)) if turn == 0 and request.sampling.priority == 1 else SUBMIT
+        )
+
+        async def main():
+            roller = Roller(engine, RENDERER, ToyEnv(), SoloAgent(), on_trace=seen.append)
+            scheduler = Scheduler(roller, draw=data, per_step=2, staleness=2, spare=spare, report_s=30.0)
+            done = await train(scheduler, engine, train_s=10.0)
+            return done, asyncio.get_running_loop().time(), roller.progress
+
+        done, wall, progress = in_virtual_time(main)
+        trained = sorted(group.id for _, taken in done for group in taken.groups)
+        stale = [name for _, taken in done for name in taken.stale]
+        assert len(seen) == len(data.drawn) == progress.started and not set(trained) & set(stale)
+        assert sorted([*trained, *stale]) == data.drawn
+        return stale, wall, [trace.outcome.by for trace in seen if trace.group == "g0001"]
+
+    with caplog.at_level(logging.WARNING, "askesis.rollout"):
+        none, waited, _ = played(0.0)
+        assert "the first on its way is g0001, begun under version 0" in caplog.text
+        assert "an episode after 1 turns is with its tools, set-up or verifier since" in caplog.text
+        stale, wall, by = played(0.5)
+    assert none == []
+    assert (stale, by) == (["g0001"], ["cancelled"])
+    assert waited > 900 > 450 > wall
+    assert "group g0001 is given up: it holds the trainer back" in caplog.text
+
+
+def test_versions_that_were_passed_over_leave_nothing_stale():
+    """Weights came from elsewhere, four versions on: what cannot be trained any more is reported, once."""
+    engine, data = ScriptedEngine(lambda turn, request: SUBMIT, seconds=1.0), Data(20, sizes=(1,))
+
+    async def main():
+        scheduler = scheduler_of(engine, data, per_step=2, staleness=1, concurrency=3)
+        first = await scheduler.take()
+        await asyncio.sleep(10)
+        engine.version = 4
+        scheduler.advance(4)
+        done = await train(scheduler, engine)
+        return [first, *(taken for _, taken in done)]
+
+    steps = in_virtual_time(main)
+    stale = [name for taken in steps for name in taken.stale]
+    assert stale == ["g0002", "g0003"]
+    assert sorted([*stale, *(group.id for taken in steps for group in taken.groups)]) == data.drawn
+
+
+def test_what_fails_beside_the_episodes_is_raised_where_groups_are_taken():
+    class Full:
+        def add(self, traces, *, label="", step=0, group=None):
+            raise StoreError("disk full")
+
+    engine = ScriptedEngine(lambda turn, request: SUBMIT, seconds=1.0)
+
+    async def full():
+        roller = Roller(engine, RENDERER, ToyEnv(), SoloAgent(), store=Full())
+        await Scheduler(roller, draw=Data(4), per_step=2, staleness=1).take()
+
+    async def no_more():
+        def draw(n):
+            raise EnvError("no tasks")
+
+        await scheduler_of(engine, draw, per_step=2, staleness=1).take()
+
+    async def twice():
+        await scheduler_of(engine, lambda n: [Data(1)(1)[0]] * n, per_step=2, staleness=1).take()
+
+    for main, error, text in (
+        (full, StoreError, "disk full"),
+        (no_more, EnvError, "no tasks"),
+        (twice, ConfigError, "'g0000' twice"),
+    ):
+        with pytest.raises(error, match=text):
+            in_virtual_time(main)
+    with pytest.raises(ConfigError, match="staleness=-1"):
+        Scheduler(Roller(engine, RENDERER, ToyEnv(), SoloAgent()), draw=Data(1), per_step=1, staleness=-1)
