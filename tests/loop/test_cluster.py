@@ -98,6 +98,25 @@ def test_machines_are_killed_and_added_during_a_run(cluster, alone, tmp_path):
     assert [step.made for step in result.history] == alone
 
 
+def test_rollout_runs_ahead_while_machines_are_lost(cluster, tmp_path):
+    """Asynchronous, weights sent in flight: every group is settled once, none is staler than it may be."""
+    made = recipe(tmp_path, cluster=on(cluster, silent_s=20.0))
+    made["rollout"] |= {"staleness": 2}
+    made["run"] |= {"steps": 5}
+    with ThreadPoolExecutor(1) as beside:
+        run = beside.submit(askesis.train, made, display=False)
+        folder = started(tmp_path)
+        wait(lambda: folder.status().get("step", -1) >= 1 or run.done())
+        cluster.remove_node(max(cluster.worker_nodes, key=lambda node: node.node_id), allow_graceful=False)
+        cluster.add_node(num_cpus=2)
+        result = run.result(300)
+    assert (result.state, result.steps) == ("finished", 5)
+    traces = attempts(result)  # which checks the ledger
+    versions = {int(v) for trace in traces for node in trace.nodes if node.sampled for v in node.policy_versions}
+    assert len(versions) > 1
+    assert all(trace.outcome.learnable or trace.outcome.by != "policy" for trace in traces)
+
+
 def started(out: Path) -> RunFolder:
     found = []
 
