@@ -13,6 +13,7 @@ from askesis.envs.policies import RandomPolicy
 from askesis.types import Message, Policy, Task, Thinking, ToolSpec, Trace
 
 TASKS, EPISODES, BATCH = 2, 48, 8
+MOST_TASKS = 5  # where further tasks offer tools that those before did not
 MOST_CALLS = 12
 LONGEST = 10  # messages of an oracle that it is tried to shorten
 
@@ -116,17 +117,31 @@ async def searched(ground: Ground, task: Task, right: Script, specs: Sequence[To
     return EPISODES, None
 
 
+async def chosen(ground: Ground) -> list[tuple[Trace, Sequence[ToolSpec]]]:
+    """Episodes of the oracle on tasks that pay nothing for nothing, with the tools of each: the first ones, and every
+    further one that offers a tool which those before did not. Raises `Skipped` where there are no tools."""
+    unpaid = {task.id for task in await ground.unpaid()}
+    found: list[tuple[Trace, Sequence[ToolSpec]]] = []
+    known: set[str] = set()
+    for trace in await ground.golden():
+        if trace.task.id not in unpaid or len(found) == MOST_TASKS:
+            continue
+        specs = await ground.tools(trace.task)
+        names = {spec.name for spec in specs}
+        if names and (len(found) < TASKS or not names <= known):
+            found.append((trace, specs))
+            known |= names
+    if not found:
+        raise Skipped("there are no tools to call")
+    return found
+
+
 async def run(ground: Ground) -> Sighting:
     """Random calls, longer and longer along what brought something new; a way that is paid is shortened to what it
     needs, and is a hit where it is shorter than the oracle's, or has none of the oracle's tools."""
-    unpaid = {task.id for task in await ground.unpaid()}
-    golden = [trace for trace in await ground.golden() if trace.task.id in unpaid][:TASKS]
     seen, played = Tally(), 0
-    for trace in golden:
+    for trace, specs in await chosen(ground):
         task, right = trace.task, tuple(said(trace))
-        specs = await ground.tools(task)
-        if not specs:
-            raise Skipped("there are no tools to call")
         if len(right) <= LONGEST:
             right = await shortened(ground, task, right)
         count, way = await searched(ground, task, right, specs)

@@ -145,5 +145,25 @@ class UndoesWell(Undoes):
     careless = False
 
 
-FLAWED = {"a": Forgets, "b": Saves, "c": Undoes}
-CLEAN = {"a": Remembers, "b": SavesWell, "c": UndoesWell, "d": Acting}
+class Sometimes(Saves):
+    """Only a third of the tasks has these tools, and the first ones have not."""
+
+    def more(self, state):
+        return super().more(state) if self.offered(state) else []
+
+    def offered(self, of):
+        return sum(of.data["want"].values()) % 3 == 0
+
+    def tasks(self, split, *, seed=0, limit=None):
+        found = super().tasks(split, seed=seed, limit=None)
+        found.sort(key=self.offered)
+        few = 50 if limit is None else limit
+        return found[: few - few // 3] + found[len(found) - few // 3 :]
+
+
+class SometimesWell(Sometimes):
+    falls_back = False
+
+
+FLAWED = {"a": Forgets, "b": Saves, "c": Undoes, "d": Sometimes}
+CLEAN = {"a": Remembers, "b": SavesWell, "c": UndoesWell, "d": Acting, "e": SometimesWell}
