@@ -38,6 +38,17 @@ def test_adapters_are_trained_resumed_and_saved_beside_the_merged_weights(toy_re
     assert changed == {"q_proj", "up_proj"}
 
 
+def test_an_engine_that_runs_ahead_gets_the_merged_weights(toy_recipe):
+    toy_recipe |= {"eval": {"tasks": 0}}
+    toy_recipe["rollout"] |= {"staleness": 1, "cache_at_update": "drop"}
+    toy_recipe["train"] |= {"lora": {"rank": 2}, "lr": 1e-2}
+    result = quietly(toy_recipe)
+    assert (result.state, result.steps) == ("finished", 4)
+    assert not any(alarm.kind in ("weights", "logprob_gap") for alarm in result.alarms)
+    found = [record.trainer["gap_max/0"] for record in result.history if "gap_max/0" in record.trainer]
+    assert all(gap < 1e-3 for gap in found)  # what was sampled under the trainer's own version
+
+
 def test_what_is_stale_is_corrected_and_told_by_distance(toy_recipe):
     toy_recipe |= {"eval": {"tasks": 0}, "run": toy_recipe["run"] | {"steps": 8}}
     toy_recipe["rollout"] |= {"staleness": 3}
