@@ -14,16 +14,19 @@ A run ends with `TASKS` held-out tasks in each mode; `share`: of its success in 
 seeds. What is finished stands in `state` as a JSON line and is not done again: interrupt it when you like, and give the
 same command to go on.
 
-ratio: the share at 8 by `lag` with the correction `tis`. Options: `seeds` (5), `stale` (4,8), `arms`
-(none,clip,tis), `kinds` (lag), `steps` (40), `recipe` (research), `per_step` (12: tasks of a step, each of them played
-eight times), `lr` (the recipe's), `threads` (1), `state` (runs/staleness), `only=summary` (of what is there).
+ratio: the share at 8 by `lag` with the correction `tis`, at the first rate. Options: `seeds` (5), `stale` (4,8), `arms`
+(none,tis), `kinds` (lag), `steps` (40), `recipe` (research), `per_step` (12: tasks of a step, each of them played eight
+times), `lr` (3e-4; or several, with commas. The recipe's own, 7e-4, is for fresh samples), `threads` (1), `state`
+(runs/staleness), `only=summary` (of what is there).
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -38,14 +41,14 @@ from bench.result import Options, Result
 
 GOAL = 0.98
 TASKS = 200
-STEPS, PER_STEP = 40, 12
-HEADLINE = ("lag", 8, "tis")
+STEPS, PER_STEP, RATE = 40, 12, 3e-4
+HEADLINE = {"kind": "lag", "stale": 8, "arm": "tis"}
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run. lr: the recipe's where it is 0."""
+    """One run."""
 
     kind: str
     stale: int
@@ -54,12 +57,22 @@ class Job:
     steps: int
     recipe: str
     per_step: int
-    lr: float = 0.0
+    lr: float
 
     @property
     def setting(self) -> tuple[Any, ...]:
         """What runs must share to be compared."""
         return (self.steps, self.recipe, self.per_step, self.lr)
+
+    @property
+    def fresh(self) -> tuple[Any, ...]:
+        """What a run shares with the synchronous one that it is compared with."""
+        return (*self.setting, self.arm.partition("@")[2], self.seed)
+
+    @property
+    def label(self) -> str:
+        """The name of what several seeds share."""
+        return f"{self.kind} {self.stale}: {self.arm}, lr {self.lr:g}"
 
 
 _KEYS = tuple(Job.__dataclass_fields__)
@@ -108,13 +121,14 @@ def run(options: Options) -> Result:
         kept.add({**asdict(job), **found, "seconds": round(time.monotonic() - begun, 1)})
         print(f"{job}: {found['success']:.3f}", file=sys.stderr, flush=True)
     wanted = {job.setting for job in jobs}
-    return summary([line for line in kept.lines() if _job(line).setting in wanted])
+    return summary([line for line in kept.lines() if _job(line).setting in wanted], lr=jobs[0].lr)
 
 
 def planned(options: Options) -> list[Job]:
     """The runs, seed by seed, so that those that are finished can be compared."""
     stale = [int(one) for one in options.values.get("stale", "4,8").split(",")]
-    arms = options.values.get("arms", "none,clip,tis").split(",")
+    arms = options.values.get("arms", "none,tis").split(",")
+    rates = [float(rate) for rate in options.values.get("lr", str(RATE)).split(",")]
     kinds = options.values.get("kinds", "lag").split(",")
     for kind in kinds:
         if kind not in ("lag", "ahead"):
@@ -125,14 +139,13 @@ def planned(options: Options) -> list[Job]:
         "steps": options.number("steps", STEPS),
         "recipe": options.values.get("recipe", "research"),
         "per_step": options.number("per_step", PER_STEP),
-        "lr": float(options.values.get("lr", 0.0)),
     }
     losses = dict.fromkeys(f"none{loss and '@'}{loss}" for _, _, loss in (arm.partition("@") for arm in arms))
     jobs = []
-    for seed in range(options.number("seeds", 5)):
-        jobs += [Job(kind="lag", stale=0, arm=arm, seed=seed, **common) for arm in losses]
+    for seed, lr in itertools.product(range(options.number("seeds", 5)), rates):
+        jobs += [Job(kind="lag", stale=0, arm=arm, seed=seed, lr=lr, **common) for arm in losses]
         jobs += [
-            Job(kind=kind, stale=k, arm=arm, seed=seed, **common)
+            Job(kind=kind, stale=k, arm=arm, seed=seed, lr=lr, **common)
             for kind in kinds
             for k in sorted(stale, reverse=True)
             for arm in arms
@@ -167,12 +180,11 @@ def overrides(job: Job, folder: str, threads: int) -> dict[str, Any]:
         "run.steps": job.steps,
         "run.threads": threads,
         "rollout.tasks_per_step": job.per_step,
+        "train.lr": job.lr,
         "eval.tasks": 0,
         "log.tensorboard": False,
         **settings(job.arm),
     }
-    if job.lr:
-        found["train.lr"] = job.lr
     if job.kind == "ahead":
         found |= {"rollout.staleness": job.stale, "rollout.concurrency": 8 * job.per_step * (job.stale + 1)}
     return found
@@ -300,15 +312,13 @@ def _job(line: Line) -> Job:
     return Job(**{key: line[key] for key in _KEYS})
 
 
-def summary(lines: Sequence[Line]) -> Result:
-    """Means over seeds; each run against the synchronous one of its loss and seed."""
-    base = {(job.arm.partition("@")[2], job.seed): line for line in lines if (job := _job(line)).stale == 0}
+def summary(lines: Sequence[Line], *, lr: float) -> Result:
+    """Means over seeds; each run against the synchronous one of its loss, rate and seed. lr: of the headline."""
+    base = {job.fresh: line for line in lines if (job := _job(line)).stale == 0}
     found: dict[str, dict[str, float]] = {}
     spread: dict[str, Mapping[str, Sequence[float]]] = {}
     for name, runs in _named(lines):
-        pairs = [
-            (line, base[key]) for line in runs if (key := (_job(line).arm.partition("@")[2], line["seed"])) in base
-        ]
+        pairs = [(line, base[job.fresh]) for line in runs if (job := _job(line)).fresh in base]
         if not pairs:
             continue
         ours = statistics.fmean(line["success"] for line, _ in pairs)
@@ -323,13 +333,13 @@ def summary(lines: Sequence[Line]) -> Result:
             "success": _ends([line["success"] for line, _ in pairs]),
             "share": _ends(shares),
         }
-    kind, stale, arm = HEADLINE
-    headline = found.get(label(kind, stale, arm), {})
+    whole = [job.label for job in map(_job, lines) if asdict(job) == asdict(job) | HEADLINE | {"lr": lr}]
+    headline = found.get(whole[0] if whole else "", {})
     share = headline.get("share", 0.0)
     return Result(
         name="staleness",
         command="python -m bench staleness",
-        goal=f"at least {GOAL} of the synchronous result at staleness {stale} with the correction {arm}, over 5 seeds",
+        goal=f"with the correction tis, on samples 8 versions old, at least {GOAL} of the synchronous result; 5 seeds",
         ours={"share": share, "seeds": headline.get("seeds", 0)},
         peers=found,
         spread=spread,
@@ -341,17 +351,13 @@ def summary(lines: Sequence[Line]) -> Result:
 
 def _named(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
     jobs = [_job(line) for line in lines]
-    for name in dict.fromkeys(label(one.kind, one.stale, one.arm) for one in sorted(jobs, key=_order)):
-        yield name, [line for line, one in zip(lines, jobs, strict=True) if label(one.kind, one.stale, one.arm) == name]
+    for name in dict.fromkeys(one.label for one in sorted(jobs, key=_order)):
+        yield name, [line for line, one in zip(lines, jobs, strict=True) if one.label == name]
 
 
 def _order(job: Job) -> tuple[Any, ...]:
-    return (job.kind != "lag", job.stale, job.arm.partition("@")[2], ("none", "clip").count(job.arm) == 0, job.arm)
-
-
-def label(kind: str, stale: int, arm: str) -> str:
-    """The name of what several seeds share."""
-    return f"{kind} {stale}: {arm}"
+    loss = job.arm.partition("@")[2]
+    return (job.lr, job.kind != "lag", job.stale, loss, job.arm not in ("none", "clip"), job.arm)
 
 
 def _means(runs: Sequence[Line]) -> Iterator[tuple[str, float]]:
@@ -372,11 +378,11 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 def table(result: Mapping[str, Any]) -> str:
     """A row a setting."""
     lines = [
-        "| samples | arm | seeds | success | share of the synchronous | apart, nats a token | effective tokens |",
-        "|---|---|---|---|---|---|---|",
+        "| rate | samples | arm | seeds | success | share of the fresh | apart, nats a token | effective tokens |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in result["peers"].items():
-        place, _, arm = name.partition(": ")
+        place, arm, rate = re.split(": |, lr ", name)
         kind, _, stale = place.partition(" ")
         ends = result["spread"][name]["success"]
         told = "fresh" if stale == "0" else f"{stale} versions old" if kind == "lag" else f"up to {stale} versions old"
@@ -386,8 +392,7 @@ def table(result: Mapping[str, Any]) -> str:
         share = "" if stale == "0" else f"{figures['share']:.3f}{error}"
         apart = f"{figures['gap_mean']:.3f}" if "gap_mean" in figures and stale != "0" else ""
         ess = f"{figures['ess']:.0%}" if "ess" in figures and stale != "0" else ""
-        lines.append(
-            f"| {told} | {arm} | {figures['seeds']:.0f} | {figures['success']:.1%} ({ends[0]:.0%} to {ends[1]:.0%}) "
-            f"| {share} | {apart} | {ess} |"
-        )
+        success = f"{figures['success']:.1%} ({ends[0]:.0%} to {ends[1]:.0%})"
+        cells = (rate, told, "" if stale == "0" else arm, f"{figures['seeds']:.0f}", success, share, apart, ess)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import pytest
 from bench import staleness
 from bench.result import Options
 
-JOB = staleness.Job(kind="lag", stale=0, arm="none", seed=0, steps=2, recipe="research", per_step=1)
+JOB = staleness.Job(kind="lag", stale=0, arm="none", seed=0, steps=2, recipe="research", per_step=1, lr=1e-3)
 
 
 def options(**values):
@@ -24,6 +24,7 @@ def test_what_is_planned():
     assert len(jobs) == len(set(jobs)) == 2 * (2 + 2 * 2 * 3)  # a synchronous run for each loss
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
     assert {job.arm for job in jobs if job.stale == 0} == {"none", "none@gspo"}
+    assert len(staleness.planned(options(seeds=1, lr="1e-3,1e-4"))) == 2 * (1 + 2 * 2)
     for wrong in ({"arms": "tiss"}, {"arms": "none@gspoo"}, {"kinds": "behind"}):
         with pytest.raises(SystemExit, match="known are"):
             staleness.planned(options(**wrong))
@@ -51,11 +52,13 @@ def test_what_is_finished_is_not_done_again(tmp_path):
 def test_shares_by_hand():
     lines = [ran(0.8, seed=0), ran(1.0, seed=1), ran(0.9, seed=2)]
     lines += [ran(0.4, stale=8, arm="tis", seed=0), ran(1.0, stale=8, arm="tis", seed=1)]
-    result = staleness.summary(lines)
-    found = result.peers["lag 8: tis"]
+    lines += [ran(0.1, stale=8, arm="tis", seed=0, lr=1e-2), ran(0.1, seed=0, lr=1e-2)]
+    result = staleness.summary(lines, lr=1e-3)
+    found = result.peers["lag 8: tis, lr 0.001"]
     assert found["share"] == pytest.approx((0.4 + 1.0) / (0.8 + 1.0), abs=1e-4)
     assert (found["seeds"], found["success"], found["ess"]) == (2, 0.7, 0.5)
-    assert result.spread["lag 8: tis"]["share"] == (0.5, 1.0)
+    assert result.spread["lag 8: tis, lr 0.001"]["share"] == (0.5, 1.0)
+    assert result.peers["lag 8: tis, lr 0.01"]["share"] == 1.0
     assert result.ratio == pytest.approx(0.778) and not result.met
     rows = staleness.table(json.loads(result.json())).splitlines()
     assert len(rows) == 2 + len(result.peers) and "8 versions old" in rows[-1]

@@ -69,11 +69,13 @@ class TransformersLM(CausalLM):
     def recompute(self, on: bool = True) -> None:
         """As `CausalLM.recompute`, by the model's own means."""
         super().recompute(on)
+        inner, how = self.inner, {"use_reentrant": False}
+        named = "activation" if hasattr(inner, "activation_checkpointing_enable") else "gradient"  # the older name
         if not on:
-            self.inner.gradient_checkpointing_disable()
+            getattr(inner, f"{named}_checkpointing_disable")()
             return
-        self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.inner.train()  # transformers recomputes only then; what is trained here has no dropout
+        getattr(inner, f"{named}_checkpointing_enable")(**{f"{named}_checkpointing_kwargs": how})
+        inner.train()  # transformers recomputes only then; what is trained here has no dropout
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V]."""

@@ -90,7 +90,11 @@ class Lora:
                 "lora: the model has adapters already. What they have learned is in its weights: save it with "
                 "`save_checkpoint`, load that, and adapt it anew"
             )
-        layers = {name: part for name, part in model.named_modules() if type(part) is nn.Linear and name != "lm_head"}
+        layers = {
+            name: part
+            for name, part in model.named_modules()
+            if type(part) is nn.Linear and name.rpartition(".")[2] != "lm_head"  # its weight may be the embedding's
+        }
         known = sorted({name.rpartition(".")[2] for name in layers})
         for target in targets:
             if target not in known:

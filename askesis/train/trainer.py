@@ -139,7 +139,8 @@ class Trainer:
             raise AskesisError(
                 "trainer: recompute needs the backend 'torch': in C++ it is not done. Leave one of them away"
             )
-        model.recompute(recompute)
+        if recompute != model.recomputes:
+            model.recompute(recompute)
         self._native = _native(model, teacher, "torch" if recompute else backend, dtype)
         self._rounds = dtype == "bfloat16" and self._native is None
         self._together = self._threads if self._native is None else max(self._threads, _TOGETHER)

@@ -134,6 +134,27 @@ def test_what_is_saved_peft_opens(tmp_path):
         torch.testing.assert_close(opened(tokens).logits, model.logits(model(tokens)), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.full
+def test_a_model_of_transformers_is_adapted_too(tmp_path):
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from askesis.models import TransformersLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    inner = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, num_key_value_heads=2, **sizes))
+    model, samples = TransformersLM(inner), some_samples(count=3, advantage=1.0)
+    kept = []
+    trainer, lora = adapted(model, backend="auto", lr=3e-2, rank=8, awake=False, recompute=True)
+    for _ in range(30):
+        kept.append(trainer.step(samples)["loss"])
+    assert kept[-1] < 0.9 * kept[0]
+    lora.save(tmp_path)
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
+
+
 def test_the_adapter_is_written_as_peft_has_it(tmp_path):
     from safetensors.torch import load_file
 
