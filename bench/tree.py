@@ -9,22 +9,26 @@ Qwen3's template does it, so that an episode is a tree of as many branches. Each
 - tree: what our loop makes of the traces, shared tokens once.
 
 The rivals run through the same code with sharing switched off: packed without padding in C++ and in torch, and in rows,
-padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. A figure is the best of
-these. Gradients of the whole step are compared in the same run, each way with the tree, in float32. forward: the
-log-probabilities alone; seconds: a whole step, planning included, the optimiser left out.
+padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. The best of these at
+the fewest turns is measured. Gradients of the whole step are compared in the same run, each way with the tree, in
+float32. forward: the log-probabilities alone; seconds: a whole step, planning included, the optimiser left out. Both
+are seconds of one core: whoever else uses the machine has little say in them, and on more threads parts of all ways go
+side by side alike.
 
-Options: `turns` (8,32,128), `repeats` (3; at 128 turns 1), `threads` (all cores), `backends` (native,torch), `kinds`.
+Options: `turns` (8,32,128), `repeats` (3; fewer of what takes long), `threads` (1), `backends` (native,torch), `kinds`,
+`lines` (a file that gets a line for each workload, and from which a run that was stopped goes on).
 """
 
 from __future__ import annotations
 
 import functools
-import os
+import json
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,9 @@ VOCABULARY = 796
 BATCHES = (2048, 8192)
 GOAL, AT, BOUND = 7.0, 32, 1e-4
 RIVALS = ("a sample a turn", "merged turns")
-LONG = 128  # turns at which each is measured once, the rivals in the form that was best at fewer
+WAYS = ("tree", *RIVALS)
+LONG = 128
+ENOUGH = 20.0  # seconds, after which something is not measured once more
 SHAPE = ModelConfig(  # of askesis-tiny
     vocab_size=VOCABULARY,
     hidden_size=128,
@@ -195,11 +201,11 @@ class Way:
 
     def measure(self) -> dict[str, float]:
         """Seconds of a forward pass and of a whole step."""
-        started = time.perf_counter()
+        started = time.process_time()
         self.trainer.logprobs(self.samples)
-        between = time.perf_counter()
+        between = time.process_time()
         self.trainer.step(self.samples)
-        return {"forward_s": between - started, "seconds": time.perf_counter() - between}
+        return {"forward_s": between - started, "seconds": time.process_time() - between}
 
     def gradient(self) -> torch.Tensor:
         """Of the step that was measured last, all parameters one after the other."""
@@ -225,82 +231,98 @@ def forms(way: str, backend: str) -> list[Form]:
 
 def run(options: Options) -> Result:
     """The benchmark; see the module's text."""
-    threads = options.number("threads", len(os.sched_getaffinity(0)))
-    lengths = [int(turns) for turns in options.values.get("turns", f"8,{AT},{LONG}").split(",")]
+    threads, repeats = options.number("threads", 1), options.number("repeats", 3)
+    lengths = sorted(int(turns) for turns in options.values.get("turns", f"8,{AT},{LONG}").split(","))
     backends = options.values.get("backends", "native,torch").split(",")
     kinds = options.values.get("kinds", ",".join(KINDS)).split(",")
-    found: dict[str, dict[str, float]] = {"tree": {}, **{name: {} for name in RIVALS}}
-    spread: dict[str, dict[str, list[float]]] = {name: {} for name in found}
-    notes: list[str] = []
-    errors: list[float] = []
-    favourites: dict[tuple[str, str, str], Form] = {}
-    for turns in sorted(lengths):
-        repeats = 1 if turns >= LONG else options.number("repeats", 3)
+    lines = Path(options.values["lines"]) if "lines" in options.values else None
+    done = [json.loads(line) for line in lines.read_text().splitlines()] if lines and lines.exists() else []
+    for turns in lengths:
         for kind in kinds:
             traces = group(kind, turns)
-            samples = {"tree": merged(traces), "merged turns": merged(traces), "a sample a turn": by_turn(traces)}
             for backend in backends:
-                ways: dict[str, Way] = {}
-                for way, given in samples.items():
-                    ways[way] = _best(way, kind, backend, given, threads, favourites, long=turns >= LONG)
-                taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-                for _ in range(repeats):
-                    for way, one in ways.items():
-                        taken[way].append(one.measure())
-                key = f"{kind}_{turns}_{backend}"
-                for way, one in ways.items():
-                    for figure in ("seconds", "forward_s"):
-                        values = [measured[figure] for measured in taken[way]]
-                        found[way][f"{key}_{figure}"] = round(statistics.median(values), 4)
-                        spread[way][f"{key}_{figure}"] = [round(min(values), 4), round(max(values), 4)]
-                    found[way][f"{key}_tokens"] = one.tokens()
-                    if way != "tree":
-                        errors.append(_apart(ways["tree"].gradient(), one.gradient()))
-                line = ", ".join(f"{w} {found[w][f'{key}_seconds']:.2f} s ({ways[w].form.name})" for w in ways)
-                print(f"{key}: {line}; gradients {errors[-2]:.1e}, {errors[-1]:.1e} apart", file=sys.stderr, flush=True)
-    ratios = _ratios(found)
+                if any(line["key"] == f"{kind}_{turns}_{backend}" for line in done):
+                    continue
+                line = _measured(kind, turns, backend, traces, threads, repeats, _known(done, kind, backend))
+                done.append(line)
+                print(line["told"], file=sys.stderr, flush=True)
+                if lines:
+                    with lines.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+    return _result(done, threads)
+
+
+def _result(done: Sequence[Mapping[str, Any]], threads: int) -> Result:
+    found: dict[str, dict[str, float]] = {way: {} for way in WAYS}
+    spread: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
+    for line in done:
+        for way, figures in line["ways"].items():
+            for figure, values in figures.items():
+                found[way][f"{line['key']}_{figure}"] = round(statistics.median(values), 4)
+                spread[way][f"{line['key']}_{figure}"] = [round(min(values), 4), round(max(values), 4)]
+    ratios, error = _ratios(found), max(line["error"] for line in done)
     headline = min((r["a sample a turn"] for key, r in ratios.items() if f"_{AT}_" in key), default=0.0)
     slowest, most = (f(r["merged turns"] for r in ratios.values()) for f in (min, max))
-    notes.append(f"gradients: at most {max(errors):.1e} apart, as a share of their norm; goal {BOUND:g}")
-    notes.append(f"merged turns take {slowest:.2f} to {most:.2f} x as long as trees")
-    notes.append(
-        f"{threads} threads; groups of {GROUP}, prompt {PROMPT} tokens, messages {PART}; parts of {BATCHES} tokens"
-    )
-    met = headline >= GOAL and slowest >= 1.0 and max(errors) <= BOUND
     return Result(
         name="tree",
         command="python -m bench tree",
         goal=f"at {AT} turns at least {GOAL:g} x faster than a sample a turn, and never slower than merged turns",
-        ours=found["tree"] | {"gradient_error": max(errors)},
+        ours=found["tree"] | {"gradient_error": error},
         peers={name: found[name] for name in RIVALS},
         spread=spread,
         ratio=round(headline, 3),
-        met=met,
-        notes=notes,
+        met=headline >= GOAL and slowest >= 1.0 and error <= BOUND,
+        notes=[
+            f"gradients: at most {error:.1e} apart, as a share of their norm; goal {BOUND:g}",
+            f"merged turns take {slowest:.2f} to {most:.2f} x as long as trees",
+            f"seconds of a CPU, {threads} thread(s); groups of {GROUP}, prompts of {PROMPT} tokens, messages of {PART}",
+        ],
     )
 
 
-def _best(
-    way: str,
+def _known(done: Sequence[Mapping[str, Any]], kind: str, backend: str) -> dict[str, Form]:
+    """The form of each way that was the fastest where there were fewer turns."""
+    lines = [line for line in done if line["key"].startswith(f"{kind}_") and line["key"].endswith(f"_{backend}")]
+    return {way: Form(**form) for way, form in lines[-1]["forms"].items()} if lines else {}
+
+
+def _measured(
     kind: str,
+    turns: int,
     backend: str,
-    samples: Sequence[Sample],
+    traces: Sequence[Trace],
     threads: int,
-    favourites: dict[tuple[str, str, str], Form],
-    *,
-    long: bool,
-) -> Way:
-    """The form that is fastest, each tried once after it is warm; where it takes long, what was so for fewer turns."""
-    chosen = favourites.get((way, kind, backend)) if long else None
-    tried = []
-    for form in [chosen] if chosen else forms(way, backend):
-        one = Way(form, samples, threads)
-        if not long:
+    repeats: int,
+    known: Mapping[str, Form],
+) -> dict[str, Any]:
+    """All ways on one workload, in turns; what takes long is not repeated as often."""
+    samples = {"tree": merged(traces), "merged turns": merged(traces), "a sample a turn": by_turn(traces)}
+    ways = {}
+    for way, given in samples.items():
+        tried = [Way(form, given, threads) for form in ([known[way]] if way in known else forms(way, backend))]
+        for one in tried if len(tried) > 1 else ():
             one.measure()
-        tried.append((one.measure()["seconds"] if not chosen else 0.0, one))
-    best = min(tried, key=lambda pair: pair[0])[1]
-    favourites[way, kind, backend] = best.form
-    return best
+        ways[way] = min(tried, key=lambda one: one.measure()["seconds"]) if len(tried) > 1 else tried[0]
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, one in ways.items():
+            if sum(sum(measured.values()) for measured in taken[way]) < ENOUGH:
+                taken[way].append(one.measure())
+    apart = [_apart(ways["tree"].gradient(), ways[way].gradient()) for way in RIVALS]
+    figures: dict[str, dict[str, list[float]]] = {
+        way: {figure: [measured[figure] for measured in taken[way]] for figure in ("seconds", "forward_s")}
+        | {"tokens": [float(one.tokens())]}
+        for way, one in ways.items()
+    }
+    key = f"{kind}_{turns}_{backend}"
+    told = ", ".join(f"{way} {min(figures[way]['seconds']):.2f} s ({one.form.name})" for way, one in ways.items())
+    return {
+        "key": key,
+        "ways": figures,
+        "forms": {way: asdict(one.form) for way, one in ways.items()},
+        "error": max(apart),
+        "told": f"{key}: {told}; gradients {apart[0]:.1e}, {apart[1]:.1e} apart",
+    }
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
