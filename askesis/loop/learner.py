@@ -6,11 +6,13 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from askesis.loop.prepared import Prepared
 from askesis.loop.recipe import Recipe
+from askesis.loop.shared import SharedTrainer
 from askesis.loop.stream import derived_seed
 from askesis.train import (
     ADVANTAGES,
@@ -40,16 +42,16 @@ class Learner:
         if recipe.run.kind == "rl" and settings.kl:
             teacher = copy.deepcopy(model).requires_grad_(False)  # before there are adapters
         lora = _lora(prepared)
-        optimisers = Optimisers(
-            model if lora is None else lora,
-            kind=settings.optimizer,
-            lr=settings.lr,
-            muon_lr=settings.muon_lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            schedule=settings.schedule,
-            warmup=settings.warmup,
-        )
+        rates: dict[str, Any] = {
+            "kind": settings.optimizer,
+            "lr": settings.lr,
+            "muon_lr": settings.muon_lr,
+            "betas": settings.betas,
+            "weight_decay": settings.weight_decay,
+            "schedule": settings.schedule,
+            "warmup": settings.warmup,
+        }
+        optimisers = Optimisers(model if lora is None else lora, **rates)
         self._reinforced = recipe.run.kind == "rl"
         loss: Loss = supervised
         if self._reinforced:
@@ -59,24 +61,33 @@ class Learner:
         if lora is not None:  # of each weight no gradient, but another copy; of adapters themselves too
             share = sum(one.numel() for one in lora.parameters()) / sum(one.numel() for one in model.parameters())
             self.optimiser_floats = share * (2 + optimisers.floats) + (teacher is not None)
+        given: dict[str, Any] = {
+            "minibatches": settings.minibatches,
+            "batch_tokens": settings.batch_tokens,
+            "grad_clip": settings.grad_clip,
+            "horizon": recipe.rollout.context_length,
+            "router_aux": settings.router_aux,
+            "corrections": _corrections(recipe),
+            "proximal": settings.proximal,
+            "recompute": settings.checkpoint_activations,
+            "seed": derived_seed(recipe.run.seed, "minibatches"),
+        }
+        if settings.processes > 1:
+            shared: dict[str, Any] = {"settings": given, "teacher": teacher is not None, "compute": settings.dtype}
+            self._trainer: Trainer | SharedTrainer = SharedTrainer(
+                model, count=settings.processes, loss=loss, optimisers=rates, **shared
+            )
+            return
         self._trainer = Trainer(
             model,
             loss=loss,
             optimisers=optimisers,
-            minibatches=settings.minibatches,
-            batch_tokens=settings.batch_tokens,
-            grad_clip=settings.grad_clip,
-            horizon=recipe.rollout.context_length,
-            router_aux=settings.router_aux,
             teacher=teacher,
-            corrections=_corrections(recipe),
-            proximal=settings.proximal,
             threads=prepared.trainer_threads,
             backend=settings.backend,
             dtype=settings.dtype,
             lora=lora,
-            recompute=settings.checkpoint_activations,
-            seed=derived_seed(recipe.run.seed, "minibatches"),
+            **given,
         )
 
     def step(self, samples: Sequence[Sample], *, progress: float, version: int | None = None) -> Mapping[str, float]:
@@ -129,6 +140,11 @@ class Learner:
     def load(self, folder: Path) -> None:
         """As `Trainer.load`."""
         self._trainer.load(folder)
+
+    def close(self) -> None:
+        """End the processes that share the work, where there are some."""
+        if isinstance(self._trainer, SharedTrainer):
+            self._trainer.close()
 
 
 def _corrections(recipe: Recipe) -> list[Correction]:

@@ -489,6 +489,9 @@ class Train(Section):
     checkpoint_activations: bool = False
     """Keep what goes into each layer and compute the rest again on the way back: a third more time, much less memory.
     By torch."""
+    processes: Positive = 1
+    """Processes that share gradients, optimiser and weights of the trainer (FSDP2), one a GPU where there are some; 1:
+    none but the run's own. By torch; `docs/training-efficiency.md`."""
     lora: LoraSettings | None = None
     """Learn adapters. A checkpoint holds the merged weights, and the adapter beside them in `trainer/adapter`, as PEFT
     opens it."""
@@ -580,6 +583,10 @@ class Recipe(Section):
             not (self.cluster.address and self.cluster.engines) or rollout.engine == "embedded",
             f"cluster.engines are embedded ones; with rollout.engine = {rollout.engine!r} set cluster.engines = 0",
         )
+        train = self.train
+        if train.processes > 1:
+            _demand(train.lora is None, "train.lora and train.processes do not go together: adapters are small")
+            _demand(train.backend != "native", "train.processes is by torch, but train.backend is 'native'")
         if model.init is not None:
             _demand(self.train.lora is None, "train.lora adapts a checkpoint, but model.init begins with a fresh model")
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads

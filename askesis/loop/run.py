@@ -31,7 +31,7 @@ from askesis.models import fingerprint
 from askesis.rollout import Step, TraceStore
 from askesis.types import CheckpointError, ConfigError, StoreError
 
-_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "eval.", "checkpoint.", "log.", "faults.")
+_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "train.processes", "eval.", "checkpoint.", "log.", "faults.")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # what a disk says that takes no more
 _START = Position(step=0, version=0, seconds=0.0, tokens=0)
 
@@ -155,6 +155,7 @@ async def _run(recipe: Recipe, folder: RunFolder | None, display: Display) -> Ru
             try:
                 return await _finish(training, begun, resumed=resumed)
             finally:
+                learner.close()
                 if faults is not None:
                     told = ", ".join(f"{what} {count}" for what, count in faults.counts.items()) or "none was due"
                     display.say(f"faults put in: {told}; each is in {folder.faults}")

@@ -1,0 +1,76 @@
+"""A run's trainer where its work is shared by several processes (`train.processes` in a recipe)."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from askesis.models import Qwen3, save_checkpoint
+from askesis.train import Loss
+from askesis.train.processes import TrainerProcesses, TrainerSpec
+from askesis.types import Floats, Sample
+
+
+class SharedTrainer:
+    """`Trainer`'s door. `model` is what the run samples with; it gets the processes' weights after every step.
+
+    They begin with its weights at the first call, so that a run that is only planned starts none. teacher: whether a
+    copy of these is the loss's teacher. compute, settings, optimisers: as in `TrainerSpec`.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3,
+        *,
+        count: int,
+        loss: Loss,
+        optimisers: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        teacher: bool = False,
+        compute: str = "float32",
+    ) -> None:
+        self._model, self._count, self._teacher = model, count, teacher
+        self._made = {"loss": loss, "optimisers": optimisers, "trainer": settings, "compute": compute}
+        self._group: TrainerProcesses | None = None
+
+    def _begun(self) -> TrainerProcesses:
+        if self._group is None:
+            with tempfile.TemporaryDirectory(prefix="askesis-weights-") as scratch:
+                folder = Path(scratch) / "model"
+                save_checkpoint(self._model, folder)
+                made: dict[str, Any] = copy.copy(self._made)
+                spec = TrainerSpec(checkpoint=folder, teacher=folder if self._teacher else None, **made)
+                self._group = TrainerProcesses(spec, count=self._count)
+            atexit.register(self._group.close)
+        return self._group
+
+    def step(self, samples: Sequence[Sample], *, progress: float, version: int | None = None) -> dict[str, float]:
+        """As `Trainer.step`."""
+        group = self._begun()
+        figures = group.step(samples, progress=progress, version=version)
+        if figures:
+            group.refresh(self._model)
+        return figures
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[Floats]:
+        """As `Trainer.logprobs`."""
+        return self._begun().logprobs(samples)
+
+    def save(self, folder: Path) -> None:
+        """As `Trainer.save`."""
+        self._begun().save(folder)
+
+    def load(self, folder: Path) -> None:
+        """As `Trainer.load`."""
+        self._begun().load(folder)
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._group is not None:
+            atexit.unregister(self._group.close)
+            self._group.close()
+            self._group = None
