@@ -107,7 +107,10 @@ def _demand_listener(address: str) -> None:
 
 class Actor:
     """One actor, which Ray starts again (elsewhere, if need be) when it is gone. kind: its class, all of whose methods
-    give an `Answer`. what: in words, for messages. before: awaited before each request, with the actor."""
+    give an `Answer`. what: in words, for messages. before: awaited before each request, with the actor.
+
+    again: whether it is started again. here: on the machine of this process, and nowhere else.
+    """
 
     def __init__(
         self,
@@ -117,18 +120,25 @@ class Actor:
         cpus: float,
         gpus: float = 0.0,
         before: Callable[[Actor], Awaitable[None]] | None = None,
+        again: bool = True,
+        here: bool = False,
     ) -> None:
         self._ray = require_ray()
+        place: Any = "SPREAD"
+        if here:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            place = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         self.what, self._before = what, before
         self._handle = (
             self._ray.remote(kind)
             .options(
                 num_cpus=cpus,
                 num_gpus=gpus,
-                max_restarts=-1,
+                max_restarts=-1 if again else 0,
                 max_task_retries=0,
                 max_concurrency=_CONCURRENT,
-                scheduling_strategy="SPREAD",
+                scheduling_strategy=place,
             )
             .remote(*args)
         )
@@ -148,6 +158,15 @@ class Actor:
             raise self._gone(error) from error
         assert isinstance(found, Answer)
         return found
+
+    def asked(self, method: str, *args: Any, seconds: float) -> Any:
+        """Its answer, read, where no event loop runs. Raises `Gone`, also where none came within `seconds`."""
+        try:
+            found = self._ray.get(getattr(self._handle, method).remote(*args), timeout=seconds)
+        except self._ray.exceptions.RayError as error:
+            raise self._gone(error) from error
+        assert isinstance(found, Answer)
+        return found.read()
 
     async def stream(self, method: str, heard: Callable[[Any], None], *args: Any) -> Answer:
         """As `ask`, of a method that gives one thing after another, and its answer last."""

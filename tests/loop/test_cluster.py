@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,12 @@ from askesis.inference import EmbeddedEngine, Router
 from askesis.inference.actors import connect
 from askesis.inference.remote import Depot, RemoteEngine, embedded
 from askesis.loop import RunFolder, find_run
+from askesis.loop.ranks import Ranks, free_port
 from askesis.models import fingerprint
 from askesis.rollout import TraceStore
-from askesis.types import ConfigError, ContextOverflow, EngineError, Sampling, ids
+from askesis.train import POLICY_LOSSES, Optimisers, Trainer
+from askesis.train.processes import TrainerProcesses, TrainerSpec
+from askesis.types import AskesisError, ConfigError, ContextOverflow, EngineError, Sample, Sampling, TrainerError, ids
 
 pytestmark = pytest.mark.full
 ray = pytest.importorskip("ray")
@@ -184,6 +188,56 @@ async def test_engines_elsewhere_stream_refuse_and_are_cancelled(joined):
     again = await router.generate(ids([1, 2, 3]), sampling)  # when one of them is back, with the weights
     assert again.token_ids.tolist() == ours.token_ids.tolist()
     await asyncio.gather(router.close(), here.close())
+
+
+def some_samples(seed, vocabulary):
+    rng = np.random.default_rng(seed)
+    made = []
+    for n in range(6):
+        length = int(rng.integers(20, 60))
+        mask = np.arange(length) >= 10
+        made.append(
+            Sample(
+                token_ids=rng.integers(0, vocabulary, length).astype(np.int32),
+                mask=mask,
+                logprobs=np.where(mask, -5.0, 0.0).astype(np.float32),
+                advantages=np.where(mask, rng.normal(), 0.0).astype(np.float32),
+                policy_versions=np.zeros(length, np.int32),
+                trace_id=str(n),
+                group=str(n // 3),
+            )
+        )
+    return made
+
+
+def test_a_trainer_s_group_in_the_cluster_learns_what_one_process_does(joined, toy_model, tmp_path):
+    bundle = askesis.load(toy_model)
+    loss = functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.0)
+    rates = {"kind": "adamw", "lr": 1e-2, "muon_lr": 1e-2}
+    one = Trainer(bundle.model, loss=loss, optimisers=Optimisers(bundle.model, **rates), backend="torch")
+    address = ray.util.get_node_ip_address()
+    spec = TrainerSpec(checkpoint=toy_model, loss=loss, optimisers=rates)
+    with TrainerProcesses(spec, address=f"{address}:{free_port(address)}") as many:
+        ranks = Ranks(2, cpus=0.5, gpus=0.0, seconds=120.0)
+        ranks.begin(many.environment, threads=1)
+        many.wait()
+        for seed in range(3):
+            samples = some_samples(seed, bundle.config.vocab_size)
+            assert many.step(samples, progress=0.1) == pytest.approx(
+                one.step(samples, progress=0.1), rel=1e-4, abs=1e-4
+            )
+        twin = askesis.load(toy_model).model
+        many.refresh(twin)
+        for got, want in zip(twin.parameters(), bundle.model.parameters(), strict=True):
+            np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), atol=1e-4)
+        ranks._actors[1].kill(restart=False)
+        with pytest.raises(AskesisError, match="the group of trainers ended at 'step'"):
+            for _ in range(20):
+                many.step(samples)
+        assert "trainer 1 is gone" in ranks.last_words()
+        ranks.close()
+    with pytest.raises(TrainerError, match="no room for 2 trainers"):
+        Ranks(2, cpus=1000.0, gpus=0.0, seconds=5.0).begin({}, threads=1)
 
 
 def test_what_cannot_go_to_a_cluster_is_said_before_it_starts(cluster, tmp_path):
