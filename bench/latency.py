@@ -6,7 +6,8 @@ of 30 medians, the mean as said). A run lasts `seconds` of training; of those th
 versions are still filling up are left out. Runs of all kinds take turns, `repeats` times; figures are medians. ratio:
 trained tokens a second at the longest latency over those without any, at staleness `ahead`.
 
-Options: `repeats` (3), `seconds` (45), `ahead` (8), `latencies` (0,50,100,200 milliseconds), `staleness` (0,8).
+Options: `repeats` (3), `seconds` (45), `ahead` (8), `latencies` (0,50,100,200 milliseconds), `staleness` (0,8), `tasks`
+(8, of a step; each is played eight times).
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def run(options: Options) -> Result:
     seconds, repeats = float(options.values.get("seconds", "45")), options.number("repeats", 3)
     latencies = [int(part) for part in options.values.get("latencies", "0,50,100,200").split(",")]
     allowed = [int(part) for part in options.values.get("staleness", "0,8").split(",")]
+    tasks = options.number("tasks", 8)
     found: dict[str, list[float]] = {}
     for repeat in range(repeats):
         for staleness in allowed:
             for latency in latencies:
-                for name, value in _once(staleness, latency, seconds, repeat).items():
+                for name, value in _once(staleness, latency, seconds, repeat, tasks).items():
                     found.setdefault(name, []).append(value)
     medians = {name: round(statistics.median(values), 4) for name, values in found.items()}
     kept = {
@@ -58,14 +60,14 @@ def run(options: Options) -> Result:
     )
 
 
-def _once(staleness: int, latency: int, seconds: float, seed: int) -> dict[str, float]:
+def _once(staleness: int, latency: int, seconds: float, seed: int, tasks: int) -> dict[str, float]:
     """The figures of one run."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(
             {
                 "run": {"name": "latency", "minutes": seconds / 60, "seed": seed, "out": folder},
                 "env": {"name": ENV, "options": {"mean_s": latency / 1000}},
-                "rollout": {"tasks_per_step": 8, "group_size": 8, "staleness": staleness},
+                "rollout": {"tasks_per_step": tasks, "group_size": 8, "staleness": staleness},
                 "train": {"optimizer": "adamw", "lr": 1e-9, "minibatches": 2},
                 "eval": {"tasks": 0},
                 "checkpoint": {"every_steps": 1000},

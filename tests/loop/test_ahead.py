@@ -127,6 +127,23 @@ def test_tokens_are_counted_by_their_distance():
     assert age([], 3).shares == {}
 
 
+@pytest.mark.parametrize("cache", ["keep", pytest.param("drop", marks=pytest.mark.full)])
+def test_updates_in_flight_change_nothing_but_the_weights(ahead, cache, monkeypatch):
+    """With a rate of nothing all versions are the same weights: then what was sampled under any is what is trained."""
+    ahead["rollout"] |= {"cache_at_update": cache, "limits": {"max_turn_tokens": 200}}
+    ahead["env"]["options"]["max_turn_tokens"] = 200
+    ahead["train"] = {"optimizer": "adamw", "lr": 1e-12}
+    advance = EmbeddedEngine._advance
+    monkeypatch.setattr(EmbeddedEngine, "_advance", lambda engine: (time.sleep(0.005), advance(engine)))
+    result = quietly(ahead)
+    found = [record.trainer for record in result.history if record.trainer]
+    assert any(figures.get("staleness_max", 0) for figures in found)
+    assert all(figures.get("gap_max", figures.get("logprob_gap", 0.0)) < 1e-4 for figures in found)
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        sampled = [node for trace in store.traces(label="train") for node in trace.nodes if node.sampled]
+    assert any(len(set(node.policy_versions.tolist())) > 1 for node in sampled)  # one turn under several versions
+
+
 def test_damaged_weights_are_refused_and_sent_again(ahead, monkeypatch):
     original, calls = EmbeddedEngine.update_weights, []
 
