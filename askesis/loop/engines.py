@@ -54,18 +54,15 @@ def _vllm(rollout: Rollout, model: Qwen3, source: Path | None, threads: int) -> 
         transfer=asked.transfer,
         more=asked.options,
     )
+    # on a CPU vLLM's own processes want one, and threads that wait for each other want all of theirs
+    env = {"OMP_NUM_THREADS": str(max(1, threads - 1))}
     transport: Transport
     if rollout.engine == "vllm":
-        transport = Local(settings)
+        transport = Local(settings, env=env)
     elif asked.url:
         transport = Remote(asked.url, key=os.environ.get("VLLM_API_KEY", ""))
     else:
-        transport = Server(
-            settings,
-            python=asked.python,
-            start_s=asked.start_s,
-            env={"OMP_NUM_THREADS": str(threads)},
-        )
+        transport = Server(settings, python=asked.python, start_s=asked.start_s, env=env)
     return VLLMEngine(
         transport,
         context_length=rollout.context_length,

@@ -5,8 +5,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import askesis
+from askesis.inference.vllm import Server, VLLMEngine, VLLMSettings
+from askesis.models import fingerprint
+from askesis.types import Sampling, ids
 from bench import vllm_training
 from bench.result import Options
 
@@ -23,12 +29,12 @@ def python():
 @pytest.mark.full
 @pytest.mark.timeout(1500)
 def test_behind_its_server_it_trains_is_updated_in_flight_and_refuses_what_is_damaged(python):
-    found = vllm_training.run(Options(values={"steps": "3", "python": python}))
+    found = vllm_training.run(Options(values={"steps": "4", "python": python}))
     ours = found.ours
     assert ours["gap"] < 1e-4 and ours["in_flight_gap_max"] < 1e-2
     assert ours["in_flight_spanning"] > 0.5 and ours["in_flight_forced"] > 0
     assert (ours["refused"], ours["damaged"], ours["refused_in_training"]) == (3, 3, 1)
-    assert ours["steps"] == 6 and ours["infrastructure"] == 0 and ours["ledger_faults"] == 0
+    assert ours["steps"] == 8 and ours["infrastructure"] == 0 and ours["ledger_faults"] == 0
     assert ours["in_flight_episodes"] > 0 and found.met
 
 
@@ -47,3 +53,34 @@ def test_in_process_it_trains_too(python, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["steps"] == 2 and found["broken"] == 0 and found["versions"] == [0, 1]
     assert found["gaps"] and max(found["gaps"]) < 1e-4
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+async def test_spread_over_two_workers_the_weights_are_put_together_again_and_checked(python):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("not run: two workers want two cores")
+    bundle = askesis.load("askesis-tiny")
+    settings = VLLMSettings(checkpoint=str(bundle.path), context_length=256, slots=4, cache_gib=0.25, tensor_parallel=2)
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    env = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": f"{first}|{second}"}
+    engine = VLLMEngine(
+        Server(settings, python=python, env=env),
+        context_length=256,
+        vocab_size=bundle.config.vocab_size,
+        model=bundle.model,
+    )
+    try:
+        with torch.no_grad():
+            for parameter in bundle.model.parameters():
+                parameter.mul_(1.01)
+        await engine.update_weights({}, 1, fingerprint=fingerprint(bundle.model))
+        said = await engine.generate(ids([5, 6, 7]), Sampling(max_tokens=20, seed=1))
+        with torch.no_grad():
+            sequence = torch.tensor([[5, 6, 7, *said.token_ids.tolist()]])
+            logprobs = bundle.model.logits(bundle.model(sequence)).log_softmax(-1)[0, 2:-1]
+        exact = logprobs.gather(1, sequence[0, 3:, None])[:, 0].numpy()
+        np.testing.assert_allclose(said.logprobs, exact, atol=1e-3)
+        assert said.policy_versions.tolist() == [1] * 20
+    finally:
+        await engine.close()

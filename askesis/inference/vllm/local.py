@@ -21,11 +21,11 @@ _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "abort": "ab
 
 class Local:
     """A `Transport` on vLLM's async API. llm: one that exists already, as long as it was made with
-    `settings.arguments()`; None makes one. Without `if __name__ == "__main__":` around it, a script cannot make one:
-    vLLM starts its child afresh."""
+    `settings.arguments()`; None makes one. env: variables for vLLM's child. Without `if __name__ == "__main__":` around
+    it, a script cannot make one: vLLM starts its child afresh."""
 
-    def __init__(self, settings: VLLMSettings, *, llm: Any = None) -> None:
-        self._settings, self._llm, self._owned = settings, llm, llm is None
+    def __init__(self, settings: VLLMSettings, *, llm: Any = None, env: Mapping[str, str] | None = None) -> None:
+        self._settings, self._llm, self._owned, self._env = settings, llm, llm is None, dict(env or {})
 
     @property
     def where(self) -> str:
@@ -37,7 +37,7 @@ class Local:
         if self._llm is not None:
             return
         for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+            os.environ.setdefault(name, value)  # read in this process too
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
@@ -47,9 +47,9 @@ class Local:
                 "vLLM in an environment of its own, with rollout.engine = 'vllm-server'"
             ) from error
         try:
-            self._llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**self._settings.arguments(), disable_log_stats=True, enable_log_requests=False)
-            )
+            arguments = AsyncEngineArgs(**self._settings.arguments(), disable_log_stats=True, enable_log_requests=False)
+            with _environment(self._env):
+                self._llm = AsyncLLM.from_engine_args(arguments)
         except Exception as error:
             raise EngineError(
                 f"vLLM could not be started with {self._settings.checkpoint}: {type(error).__name__}: {error}"
@@ -144,6 +144,21 @@ class Local:
             cause = error.__cause__
             detail = f" (because of {type(cause).__name__}: {cause})" if cause is not None else ""
             raise EngineError(f"{self.where}: {type(error).__name__}: {error}{detail}") from error
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """What a child that is started meanwhile finds in its environment."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def part_of(output: Any) -> Part:
