@@ -82,7 +82,6 @@ def connect(address: str) -> bool:
     Whether that was done here: not where this process has joined one before. Raises `ConfigError`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = require_ray()
     if ray.is_initialized():
         return False

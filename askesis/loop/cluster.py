@@ -8,8 +8,10 @@ from typing import Any
 from askesis.inference import Router
 from askesis.inference.actors import Actor, connect, require_ray
 from askesis.loop.faults import FaultPlan
+from askesis.loop.ranks import Ranks, free_port
 from askesis.loop.recipe import ClusterSettings
 from askesis.models import ModelConfig
+from askesis.train.processes import TrainerProcesses, TrainerSpec
 from askesis.types import Engine, Env
 
 _FROZEN = 10.0  # times `silent_s`: how long an injected fault has an actor hang
@@ -24,6 +26,7 @@ class Cluster:
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
         self.faults: FaultPlan | None = None
+        self._ranks: list[Ranks] = []
         self._own = connect(settings.address)
 
     def env(self, inner: Env, name: str, options: Mapping[str, Any]) -> Env:
@@ -62,6 +65,21 @@ class Cluster:
         ]
         return Router(engines, silent_s=settings.silent_s, patience_s=settings.patience_s, update_s=update_s)
 
+    def trainers(self, spec: TrainerSpec, count: int) -> TrainerProcesses:
+        """A trainer's group over the machines. Raises `TrainerError` where there is no room for it."""
+        settings, ray = self.settings, require_ray()
+        host = ray.util.get_node_ip_address()
+        ranks = Ranks(count, cpus=settings.trainer_cpus, gpus=settings.trainer_gpus, seconds=settings.patience_s)
+        self._ranks.append(ranks)
+        group = TrainerProcesses(spec, address=f"{host}:{free_port(host)}", words=ranks.last_words)
+        try:
+            ranks.begin(group.environment, threads=max(1, int(settings.trainer_cpus)))
+        except BaseException:
+            group.close()
+            raise
+        group.wait()
+        return group
+
     async def _before(self, actor: Actor) -> None:
         """Let befall the actor what the plan has for it."""
         if self.faults is None:
@@ -76,5 +94,7 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it is this process's own."""
+        for ranks in self._ranks:
+            ranks.close()
         if self._own:
             require_ray().shutdown()

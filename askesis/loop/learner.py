@@ -74,6 +74,8 @@ class Learner:
         }
         if settings.processes > 1:
             shared: dict[str, Any] = {"settings": given, "teacher": teacher is not None, "compute": settings.dtype}
+            if prepared.cluster is not None and recipe.cluster.scratch:
+                shared |= {"begin": prepared.cluster.trainers, "scratch": recipe.cluster.scratch}
             self._trainer: Trainer | SharedTrainer = SharedTrainer(
                 model, count=settings.processes, loss=loss, optimisers=rates, **shared
             )

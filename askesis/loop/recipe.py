@@ -396,6 +396,13 @@ class ClusterSettings(Section):
     """CPUs of each of them, and its threads."""
     engine_gpus: Amount = 0.0
     """GPUs of each of them."""
+    scratch: str = ""
+    """A folder that all machines see: the processes of the trainer (`train.processes`) are then spread over them too,
+    and take their first weights from there; `run.out` has to be such a folder too. Empty: they are on this machine."""
+    trainer_cpus: Amount = 1.0
+    """CPUs of each process of the trainer, and its threads."""
+    trainer_gpus: Amount = 0.0
+    """GPUs of each."""
     silent_s: Rate = 60.0
     """Seconds without a sign of life after which an actor is given up and started again."""
     patience_s: Rate = 300.0
@@ -584,6 +591,7 @@ class Recipe(Section):
             f"cluster.engines are embedded ones; with rollout.engine = {rollout.engine!r} set cluster.engines = 0",
         )
         train = self.train
+        _demand(not self.cluster.scratch or self.cluster.address, "cluster.scratch has no use without cluster.address")
         if train.processes > 1:
             _demand(train.lora is None, "train.lora and train.processes do not go together: adapters are small")
             _demand(train.backend != "native", "train.processes is by torch, but train.backend is 'native'")

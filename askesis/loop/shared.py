@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class SharedTrainer:
     """`Trainer`'s door. `model` is what the run samples with; it gets the processes' weights after every step.
 
     They begin with its weights at the first call, so that a run that is only planned starts none. teacher: whether a
-    copy of these is the loss's teacher. compute, settings, optimisers: as in `TrainerSpec`.
+    copy of these is the loss's teacher. compute, settings, optimisers: as in `TrainerSpec`. begin: starts the group,
+    where that is not on this machine; scratch: where its processes find the first weights then.
     """
 
     def __init__(
@@ -32,19 +33,23 @@ class SharedTrainer:
         settings: Mapping[str, Any],
         teacher: bool = False,
         compute: str = "float32",
+        begin: Callable[[TrainerSpec, int], TrainerProcesses] | None = None,
+        scratch: str | None = None,
     ) -> None:
         self._model, self._count, self._teacher = model, count, teacher
+        self._begin = begin or _begin_here
+        self._scratch = scratch
         self._made = {"loss": loss, "optimisers": optimisers, "trainer": settings, "compute": compute}
         self._group: TrainerProcesses | None = None
 
     def _begun(self) -> TrainerProcesses:
         if self._group is None:
-            with tempfile.TemporaryDirectory(prefix="askesis-weights-") as scratch:
+            with tempfile.TemporaryDirectory(prefix="askesis-weights-", dir=self._scratch) as scratch:
                 folder = Path(scratch) / "model"
                 save_checkpoint(self._model, folder)
                 made: dict[str, Any] = copy.copy(self._made)
                 spec = TrainerSpec(checkpoint=folder, teacher=folder if self._teacher else None, **made)
-                self._group = TrainerProcesses(spec, count=self._count)
+                self._group = self._begin(spec, self._count)
             atexit.register(self._group.close)
         return self._group
 
@@ -74,3 +79,7 @@ class SharedTrainer:
             atexit.unregister(self._group.close)
             self._group.close()
             self._group = None
+
+
+def _begin_here(spec: TrainerSpec, count: int) -> TrainerProcesses:
+    return TrainerProcesses(spec, count=count)

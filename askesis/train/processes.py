@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -48,7 +48,8 @@ class TrainerProcesses:
     """`Trainer`'s door. The weights are elsewhere: `refresh` brings them into a model here.
 
     count: processes to start on this machine. address: HOST:PORT instead, to wait there for a group that others start
-    (torchrun on several nodes, Ray): `environment` says what it needs, and `wait` waits. log: where started ones write.
+    (torchrun on several nodes, Ray): `environment` says what it needs, and `wait` waits. log: where started ones write;
+    words: what those said last that others started.
     Raises `AskesisError` if the group cannot begin, and later where it ends or an order fails.
     """
 
@@ -59,11 +60,12 @@ class TrainerProcesses:
         count: int = 0,
         address: str = "",
         log: Path | None = None,
+        words: Callable[[], str] | None = None,
         timeout_s: float = 600.0,
     ) -> None:
         if bool(count) == bool(address):
             raise AskesisError("TrainerProcesses: expected either count, of processes to start, or address, to wait at")
-        self._spec, self._timeout_s = spec, timeout_s
+        self._spec, self._timeout_s, self._words = spec, timeout_s, words
         self._scratch = tempfile.TemporaryDirectory(prefix="askesis-trainer-")
         key = secrets.token_bytes(32)
         self._address = address or str(Path(self._scratch.name) / "orders")
@@ -104,7 +106,8 @@ class TrainerProcesses:
                 raise self._ended("before it began")
             if not taken and (time.monotonic() > until or not waiting.is_alive()):
                 self.close()
-                raise AskesisError(f"no group of trainers came to {self._address} within {self._timeout_s:g} s")
+                words = "" if self._words is None else f"; its last words:\n{self._words()}"
+                raise AskesisError(f"no group of trainers came to {self._address} within {self._timeout_s:g} s{words}")
         self._link = taken[0]
         try:
             self._order("build", self._spec)
@@ -180,7 +183,9 @@ class TrainerProcesses:
         if self._group is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._group.wait(20)
-        said = self._log.read_text(errors="replace")[-_LAST:] if self._log.exists() else "(they write elsewhere)"
+        said = "(they write elsewhere)" if self._words is None else self._words()
+        if self._log.exists():
+            said = self._log.read_text(errors="replace")[-_LAST:]
         self.close()
         return AskesisError(f"the group of trainers ended {when}; its last words:\n{said}")
 

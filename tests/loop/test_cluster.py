@@ -190,6 +190,23 @@ async def test_engines_elsewhere_stream_refuse_and_are_cancelled(joined):
     await asyncio.gather(router.close(), here.close())
 
 
+def test_the_trainer_is_a_group_too(cluster, tmp_path):
+    """Episodes, engines and trainer all in the cluster, resumed with the trainer in this process alone."""
+    made = recipe(tmp_path, cluster=on(cluster, scratch=str(tmp_path), trainer_cpus=0.5), train={"processes": 2})
+    made["run"] |= {"steps": 2}
+    spread = askesis.train(made, display=False)
+    assert (spread.state, spread.steps) == ("finished", 2)
+    attempts(spread)
+    plain = recipe(tmp_path / "plain", train={"backend": "torch"})
+    plain["run"] |= {"steps": 2}
+    here = askesis.train(plain, display=False)
+    names = ("loss", "grad_norm", "entropy")
+    first, want = (one.history[0].trainer for one in (spread, here))
+    assert [first[name] for name in names] == pytest.approx([want[name] for name in names], rel=1e-4, abs=1e-4)
+    on_one = askesis.train(resume=spread.folder, overrides={"run.steps": 3, "train.processes": 1}, display=False)
+    assert (on_one.state, on_one.steps) == ("finished", 3)
+
+
 def some_samples(seed, vocabulary):
     rng = np.random.default_rng(seed)
     made = []
