@@ -9,8 +9,8 @@ Qwen3's template does it, so that an episode is a tree of as many branches. Each
 - tree: what our loop makes of the traces, shared tokens once.
 
 The rivals run through the same code with sharing switched off: packed without padding in C++ and in torch, and in rows,
-padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. The best of these at
-the fewest turns is measured. Gradients of the whole step are compared in the same run, each way with the tree, in
+padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. The best of these is
+measured; where all of them would take too long, the one that was best for fewer turns. Gradients of the whole step are compared in the same run, each way with the tree, in
 float32. forward: the log-probabilities alone; seconds: a whole step, planning included, the optimiser left out. Both
 are seconds of one core: whoever else uses the machine has little say in them, and on more threads parts of all ways go
 side by side alike.
@@ -299,7 +299,8 @@ def _measured(
     samples = {"tree": merged(traces), "merged turns": merged(traces), "a sample a turn": by_turn(traces)}
     ways = {}
     for way, given in samples.items():
-        tried = [Way(form, given, threads) for form in ([known[way]] if way in known else forms(way, backend))]
+        kept = way in known and (turns >= LONG or way == "a sample a turn")
+        tried = [Way(form, given, threads) for form in ([known[way]] if kept else forms(way, backend))]
         for one in tried if len(tried) > 1 else ():
             one.measure()
         ways[way] = min(tried, key=lambda one: one.measure()["seconds"]) if len(tried) > 1 else tried[0]
