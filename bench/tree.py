@@ -10,10 +10,10 @@ Qwen3's template does it, so that an episode is a tree of as many branches. Each
 
 The rivals run through the same code with sharing switched off: packed without padding in C++ and in torch, and in rows,
 padded, of like length, with the built-in causal attention; each with parts of `BATCHES` tokens. The best of these is
-measured; where all of them would take too long, the one that was best for fewer turns. Gradients of the whole step are compared in the same run, each way with the tree, in
-float32. forward: the log-probabilities alone; seconds: a whole step, planning included, the optimiser left out. Both
-are seconds of one core: whoever else uses the machine has little say in them, and on more threads parts of all ways go
-side by side alike.
+measured; where trying all would take too long, the one that was best for fewer turns. Gradients of the whole step are
+compared in the same run, each way with the tree, in float32. forward: the log-probabilities alone; seconds: a whole
+step, planning included, the optimiser left out. Both are seconds of one core: whoever else uses the machine has little
+say in them, and on more threads parts of all ways go side by side alike.
 
 Options: `turns` (8,32,128), `repeats` (3; fewer of what takes long), `threads` (1), `backends` (native,torch), `kinds`,
 `lines` (a file that gets a line for each workload, and from which a run that was stopped goes on).
