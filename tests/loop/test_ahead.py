@@ -216,7 +216,7 @@ def _die(*_args, **_kwargs):
 
 def _train_and_die(recipe, where):
     owner, name, nth, after = {
-        "right after prompts were drawn": (Ledger, "draw", 9, True),
+        "right after prompts were drawn": (Ledger, "draw", 4, True),
         "when a group is emitted": (TraceStore, "add", 14, True),
         "between checkpoint and commit": (Ledger, "commit_step", 6, False),
         "before the next step begins": (Ledger, "commit_step", 6, True),
@@ -242,10 +242,10 @@ def _train_and_die(recipe, where):
     "where",
     [
         "right after prompts were drawn",
-        "between checkpoint and commit",
         *(
             pytest.param(where, marks=pytest.mark.full)
             for where in (
+                "between checkpoint and commit",
                 "when a group is emitted",
                 "before the next step begins",
                 "while the trainer computes",
