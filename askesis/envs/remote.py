@@ -43,6 +43,7 @@ from askesis.types import (
     was_in_line,
 )
 
+_AGAIN_S = 1.0
 _SENT = ("task", "seed", "thinking", "limits", "messages", "specialist", "ended")  # what a tool sees of its session
 
 
@@ -220,7 +221,11 @@ class _Host:
             await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise Gone(f"{self.actor.what} was given up: {self.why_out}")
-            found = work.result()
+            try:
+                found = work.result()
+            except Gone as error:  # it takes no further episode, though it has the fewest now
+                self.lose(str(error))
+                raise
         finally:
             lost.cancel()
             if not work.done():
@@ -378,22 +383,30 @@ class RemoteEnv(WrappedEnv):
     async def ready(self, seconds: float) -> None:
         """Wait until one of them has made the environment. Raises what is wrong with it, and `EnvError`."""
         self._begin()
-        asking = [asyncio.ensure_future(one.ask("ready")) for one in self._hosts]
+        asking = [asyncio.ensure_future(self._made_by(one)) for one in self._hosts]
         try:
             done, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for one in done:
                 one.result()
-        except Gone as error:
-            raise EnvError(f"environment {self.name!r}: {error}") from error
         finally:
             for one in asking:
                 one.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         if not done:
             raise EnvError(
-                f"environment {self.name!r}: no machine of the cluster has started it within {seconds:g} s. Has the "
-                "cluster as many free CPUs as cluster.envs x cluster.env_cpus (`ray status`), and Askesis installed?"
+                f"environment {self.name!r}: no machine of the cluster has started it within {seconds:g} s "
+                f"({'; '.join(f'{one.actor.what}: {one.why_out}' for one in self._hosts)}). Has the cluster as many "
+                "free CPUs as cluster.envs x cluster.env_cpus (`ray status`), and Askesis installed?"
             )
+
+    async def _made_by(self, host: _Host) -> None:
+        """Ask for it until it answers: one that is lost at first is started again."""
+        while True:
+            try:
+                await host.ask("ready")
+                return
+            except Gone:
+                await asyncio.sleep(_AGAIN_S)
 
     def _begin(self) -> None:
         """Look after the actors, in this event loop."""

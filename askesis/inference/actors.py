@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import os
 import socket
 import time
@@ -85,10 +86,10 @@ def connect(address: str) -> bool:
     ray = require_ray()
     if ray.is_initialized():
         return False
-    where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    alone: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}  # else it is another's already
     try:
         _demand_listener(address)
-        ray.init(logging_level="ERROR", log_to_driver=False, **where)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **alone)
     except Exception as error:
         raise ConfigError(
             f"no Ray cluster at {address!r}: {type(error).__name__}: {error}. Start one with `ray start --head` there "

@@ -173,10 +173,10 @@ async def _finish(training: Training, begun: float, *, resumed: bool) -> RunResu
     except BaseException as error:
         with suppress(OSError):  # the disk may be what has failed
             folder.write_status("failed", step=training.position.step, error=f"{type(error).__name__}: {error}")
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in _DISK):
             raise StoreError(
-                f"run {folder.path} cannot be written any further: {error}. Make room (or move the run's folder), and "
-                f"go on with `askesis train --resume {folder.path}`; no committed step is lost"
+                f"run {folder.path} cannot be written any further: {error}. If the disk is full, make room (or move "
+                f"the run's folder), and go on with `askesis train --resume {folder.path}`; no committed step is lost"
             ) from error
         raise
     interrupted = training.stop.asked

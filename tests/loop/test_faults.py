@@ -268,7 +268,7 @@ def test_a_full_disk_ends_the_run_in_order_and_loses_nothing(toy_recipe):
     """Refused by the kernel, not by an injection: what was committed stays, and with room the run goes on."""
     toy_recipe["run"] |= {"steps": 12}
     toy_recipe |= {"eval": {"tasks": 0}, "checkpoint": {"every_steps": 1, "keep": 1}}
-    with full_disk(1_000_000), pytest.raises(StoreError, match=r"traces.db: cannot|no committed step is lost"):
+    with full_disk(1_000_000), pytest.raises(StoreError, match=r"no committed step is lost"):
         askesis.train(toy_recipe, display=False)
     folder = latest(toy_recipe)
     assert folder.status()["state"] == "failed"
