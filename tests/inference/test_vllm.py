@@ -17,7 +17,16 @@ from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.http import Client
 from askesis.inference.vllm.remote import Remote
 from askesis.models import fingerprint
-from askesis.types import ConfigError, ContextOverflow, EngineError, MissingExtra, Sampling, ThinkingLimit, ids
+from askesis.types import (
+    ConfigError,
+    ContextOverflow,
+    EngineError,
+    EngineGone,
+    MissingExtra,
+    Sampling,
+    ThinkingLimit,
+    ids,
+)
 
 VOCAB, CONTEXT = 96, 128
 OPEN, CLOSE, END, CALL, UNCALL = 1, 2, 3, 50, 51
@@ -216,6 +225,43 @@ async def test_a_vllm_that_was_restarted_or_is_paused_by_others_is_an_error_and_
     await engine.llm.pause_generation(mode="abort", clear_cache=True)
     with pytest.raises(EngineError, match="somebody else pauses it"):
         await task
+
+
+async def test_a_vllm_that_died_fails_its_requests_as_gone_and_the_next_update_starts_it_anew(make, model):
+    class Mortal(Local):
+        """Starts a double, of the weights that the model had at first."""
+
+        async def start(self):
+            self._llm = self._llm or DoubleLLM(first, context=CONTEXT)
+
+    class EngineDeadError(Exception):
+        """vLLM's, by its name."""
+
+    async def dead(*args, **kwargs):
+        raise EngineDeadError
+
+    make()
+    first = DoubleLLM(model).model
+    settings = VLLMSettings(checkpoint="none", context_length=CONTEXT)
+    transport = Mortal(settings)
+    transport._owned = False
+    engine = VLLMEngine(transport, context_length=CONTEXT, vocab_size=VOCAB, model=model)
+    shift(model, 0.9)
+    await engine.update_weights({}, 1, fingerprint=fingerprint(model))
+    task = asyncio.create_task(engine.generate(ids([4]), Sampling(max_tokens=100)))
+    await until(lambda: transport._llm.alive)
+    for name in ("_draw", "collective_rpc", "pause_generation", "resume_generation", "update_weight_version"):
+        monkey = dead if name != "_draw" else lambda *args: (_ for _ in ()).throw(EngineDeadError())
+        setattr(transport._llm, name, monkey)
+    with pytest.raises(EngineGone, match="has died"):
+        await task
+    with pytest.raises(EngineGone):
+        await engine.generate(ids([4]), Sampling(max_tokens=2))
+    shift(model, 0.9)
+    await engine.update_weights({}, 2, fingerprint=fingerprint(model))
+    said = await engine.generate(ids([4]), Sampling(max_tokens=5, seed=1))
+    assert said.policy_versions.tolist() == [2] * 5
+    np.testing.assert_allclose(said.logprobs, recomputed(model, [4], said), atol=1e-4)
 
 
 async def test_cancelled_calls_are_aborted_and_closing_ends_those_in_flight(make):

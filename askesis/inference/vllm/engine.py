@@ -24,7 +24,7 @@ from askesis.inference.vllm.transport import Part, Transport
 from askesis.inference.vllm.turn import Turn
 from askesis.inference.vllm.weights import Courier, SharedMemory, cast
 from askesis.models import fingerprint as fingerprint_of
-from askesis.types import Completion, ContextOverflow, EngineError, OnTokens, Sampling, TokenIds, ids
+from askesis.types import Completion, ContextOverflow, EngineError, EngineGone, OnTokens, Sampling, TokenIds, ids
 
 _PATIENCE_S = 120.0  # until an engine that was paused must have let go of its requests
 _AGAIN_S = 0.25  # a request that was on the way when vLLM was paused is queued there: the pause is repeated
@@ -62,6 +62,7 @@ class VLLMEngine:
         self._dtype: torch.dtype | None = None
         self._truncates = False
         self._version, self._wrong, self._closed = 0, "", False
+        self._gone = False  # vLLM has ended; the next update starts it anew
         self._open = asyncio.Event()
         self._starting, self._updating = asyncio.Lock(), asyncio.Lock()
         self._flying: set[asyncio.Future[None]] = set()
@@ -146,13 +147,16 @@ class VLLMEngine:
 
         weights: every parameter by name, on any device; empty: those of `model`. fingerprint: of the weights that are
         meant, as they are here. The workers check what they receive before they take it in, and what they hold after.
-        Raises `EngineError`: where they refused it, the old weights and their version stay; where they hold something
-        else, every request is an error until an update is right. Either way it can be repeated.
+        A vLLM that has ended is started again. Raises `EngineError`: where they refused it, the old weights and their
+        version stay; where they hold something else, every request is an error until an update is right. Either way it
+        can be repeated.
         """
         if version < 0:
             raise EngineError(f"weights version {version}: expected 0 or more")
-        await self.start()
         async with self._updating:
+            if self._gone:
+                await self._restart()
+            await self.start()
             if not weights and self.model is None:
                 raise EngineError("update without weights: this engine was given no model to take them from")
             given = weights or dict(self.model.named_parameters())  # type: ignore[union-attr]
@@ -167,6 +171,11 @@ class VLLMEngine:
             async with self.paused():
                 await self._deliver(plain, version, meant)
 
+    async def _restart(self) -> None:
+        """Start a vLLM that has ended again. It holds the checkpoint's weights then, which are no version's."""
+        self._wrong, self._gone, self._dtype = _WRONG, False, None
+        await self._transport.close()
+
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Nothing is sampled within; what was in flight goes on afterwards, from where it was."""
@@ -174,14 +183,20 @@ class VLLMEngine:
         self._epoch += 1
         self._open.clear()
         try:
-            await self._land()
+            try:
+                await self._land()
+            except EngineGone:
+                self._gone = True
+                raise
             yield
         finally:
             self._pauses -= 1
             if not self._pauses:
-                if not self._closed:
-                    await self._transport.resume()
-                self._open.set()
+                try:
+                    if not self._closed and not self._gone:
+                        await self._transport.resume()
+                finally:
+                    self._open.set()
 
     def release(self, session: str) -> None:
         """Nothing to do: vLLM's cache knows of contents, not of sessions, and drops what was not used for longest."""
@@ -249,6 +264,9 @@ class VLLMEngine:
                     last = part
                     turn.take(part, version)
                     self._tell(turn, on_tokens)
+        except EngineGone:
+            self._gone = True
+            raise
         finally:
             self._flying.discard(landed)
             landed.set_result(None)
@@ -296,6 +314,9 @@ class VLLMEngine:
         wrong, self._wrong = self._wrong, _WRONG  # who is cancelled in here leaves behind nobody knows what
         try:
             await self._courier.deliver(plain, version, meant, self._transport)
+        except EngineGone:
+            self._gone = True
+            raise
         except EngineError as error:
             failure = error
         states = await self._transport.call("askesis_state")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from askesis.types import EngineError
+from askesis.types import EngineError, EngineGone
 
 _CHUNK = 2**16
 _KEPT = 512  # connections
@@ -139,12 +139,13 @@ class Client:
         A connection that was kept may have been closed by the server meanwhile: then the request goes over a new one.
         """
         self._settle()
+        self._closed = False
         while True:
             fresh = not self._idle
             try:
                 reader, writer = await asyncio.open_connection(self._host, self._port) if fresh else self._idle.pop()
             except OSError as error:
-                raise EngineError(f"vLLM server {self.url} cannot be reached: {error}") from error
+                raise EngineGone(f"vLLM server {self.url} cannot be reached: {error}") from error
             answer = _Answer()
             parser = httptools.HttpResponseParser(answer)
             try:
