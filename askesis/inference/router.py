@@ -393,9 +393,13 @@ class Router:
 
     async def _look(self) -> None:
         """While there are requests: give up engines that are silent, and what they were asked."""
+        clock, pause_s = asyncio.get_running_loop().time, self._silent_s / 4
         while any(one.flying for one in self._replicas.values()):
-            await asyncio.sleep(self._silent_s / 4)
-            now = asyncio.get_running_loop().time()
+            begun = clock()
+            await asyncio.sleep(pause_s)
+            now = clock()
+            if now - begun > 2 * pause_s:  # it is this process that stood still; answers may be waiting to be read
+                continue
             for replica in list(self._replicas.values()):
                 silent = now - replica.heard_s
                 if replica.flying and silent > self._silent_s and not replica.lost.is_set():

@@ -1,6 +1,7 @@
 """The router: sessions stay, what fails is taken out and comes back, nothing that was heard is said twice."""
 
 import asyncio
+import time
 from collections import Counter
 
 import numpy as np
@@ -151,6 +152,23 @@ async def test_an_engine_that_hangs_is_given_up_and_its_requests_are_made_again(
     assert answers == [1] * 6
     assert "was silent for" in router.replicas[0].why_out
     await router.close()
+
+
+async def test_a_process_that_stood_still_itself_blames_no_engine():
+    slow = Double(0)
+    slow.gate = asyncio.Event()
+    router = Router([slow, Double(1)], silent_s=0.2)
+    asking = asyncio.create_task(who(router, "a"))
+    await asyncio.sleep(0.01)
+    slow.gate.set()
+    blocked()
+    assert await asking == 0
+    assert not any(one.why_out for one in router.replicas)
+    await router.close()
+
+
+def blocked():
+    time.sleep(0.5)
 
 
 async def test_a_listener_s_own_failure_is_its_own():
