@@ -115,19 +115,18 @@ def in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @dataclass(slots=True, kw_only=True)
 class Machine:
     """The scripted engine's slots and clock. by_priority: it serves the lowest `Sampling.priority` first, else whoever
-    came first."""
+    came first. decoded: when each turn was, for which group, and its tokens."""
 
     by_priority: bool
     version: int = 0
+    decoded: list[tuple[float, int, int]] = field(default_factory=list)
     _free: int = SLOTS
-    _occupied_s: float = 0.0
-    _counted: float = 0.0
     _line: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
     _came: int = 0
     _stopped_s: float = 0.0  # of all updates that are over
     _resumed: asyncio.Event | None = None  # while one is on
 
-    async def decode(self, tokens: int, priority: int) -> tuple[int, int]:
+    async def decode(self, tokens: int, priority: int, group: int) -> tuple[int, int]:
         """Wait for a slot and decode; the versions that sampled the first and the last token."""
         await self._slot(priority)
         try:
@@ -139,25 +138,13 @@ class Machine:
                     await self._running_again()
                 else:
                     await asyncio.sleep(left)
+            self.decoded.append((asyncio.get_running_loop().time(), group, tokens))
             return began, self.version
         finally:
             self._leave()
 
-    @property
-    def occupied_s(self) -> float:
-        """Slot-seconds that were spent on decoding so far, while it was not stopped."""
-        self._count()
-        return self._occupied_s
-
-    def _count(self) -> None:
-        if self._resumed is None:
-            now = self._clock()
-            self._occupied_s += (SLOTS - self._free) * (now - self._counted)
-            self._counted = now
-
     async def update(self) -> None:
         """Weights of the next version: nothing decodes meanwhile."""
-        self._count()
         self._resumed = asyncio.Event()
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(UPDATE_S)
@@ -176,7 +163,6 @@ class Machine:
 
     async def _slot(self, priority: int) -> None:
         if self._free:
-            self._count()
             self._free -= 1
             return
         self._came += 1
@@ -195,7 +181,6 @@ class Machine:
             if not future.done():
                 future.set_result(None)
                 return
-        self._count()
         self._free += 1
 
 
@@ -217,13 +202,14 @@ class ScriptedSpeakers:
 
     def open(self, spec: EpisodeSpec, episode: str) -> _ScriptedSpeaker:
         """Of one attempt."""
-        return _ScriptedSpeaker(self.machine, self.trace[spec.seed])
+        return _ScriptedSpeaker(self.machine, self.trace[spec.seed], spec.seed // SIZE)
 
 
 @dataclass(slots=True)
 class _ScriptedSpeaker:
     machine: Machine
     turns: Turns
+    group: int
     taken: int = 0
     context_length: int = 2**20
 
@@ -232,7 +218,7 @@ class _ScriptedSpeaker:
     ) -> Completion:
         count, _ = self.turns[self.taken]
         self.taken += 1
-        first, last = await self.machine.decode(count, sampling.priority)
+        first, last = await self.machine.decode(count, sampling.priority, self.group)
         said = _DONE if self.taken == len(self.turns) else _WORKS
         versions = np.full(len(said), first, dtype=np.int32)
         versions[-1] = last

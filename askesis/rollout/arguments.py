@@ -14,9 +14,9 @@ from jsonschema.protocols import Validator
 from askesis.types import ConfigError
 
 
-def complaint(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with `arguments`, or None. Raises `ConfigError` if the schema itself is no JSON Schema."""
-    error = best_match(_validator(json.dumps(schema)).iter_errors(arguments))
+def complaint(schema: Mapping[str, Any] | str, arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with `arguments`, or None. schema: may be JSON already. Raises `ConfigError` if it is no schema."""
+    error = best_match(_validator(schema if isinstance(schema, str) else json.dumps(schema)).iter_errors(arguments))
     if error is None:
         return None
     where = ".".join(str(part) for part in error.absolute_path)

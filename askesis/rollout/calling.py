@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ class Toolbox:
     def __init__(self, session: EpisodeSession, tools: Sequence[Tool]) -> None:
         self._session = session
         self._tools: dict[str, Tool] = {}
+        self._schemas: dict[str, str] = {}  # of the tools that were called, as JSON
         self.add(tools)
 
     def add(self, tools: Sequence[Tool]) -> None:
@@ -109,7 +111,9 @@ class Toolbox:
         if tool is None:
             hint = nearest(call.name, self._tools)
             return _Done(f"error: no tool {call.name!r}{hint} (tools: {', '.join(self._tools)})", "unknown_tool")
-        wrong = complaint(tool.spec.parameters, call.arguments)
+        if (schema := self._schemas.get(call.name)) is None:
+            schema = self._schemas[call.name] = json.dumps(tool.spec.parameters)
+        wrong = complaint(schema, call.arguments)
         return None if wrong is None else _Done(f"error: {call.name}: {wrong}", "bad_arguments")
 
     async def _tried(self, tool: Tool, call: ToolCall, waits: Waits) -> _Done:

@@ -7,9 +7,9 @@ later; every group that was drawn is taken, reported as given up, or cancelled b
 Why slow groups are trained like all others. Groups that began under version v can be trained in the steps from v to
 v + staleness. No more groups are drawn than those steps hold (`per_step` each), the engine serves the oldest group's
 turns first, the trainer takes the oldest first, and a step is held back while taking it without a group that is still
-on its way would leave more groups than the steps before their deadlines hold. Only where that takes longer than a step
-of training does is the group given up, and of all groups no more than the share `spare`. With `staleness=0` these same
-rules are synchronous training, and nothing is given up.
+on its way would leave more groups than the steps before their deadlines hold. Only where that takes nearly as long as
+a step of training does is the group given up, and of all groups no more than the share `spare`. With `staleness=0`
+these same rules are synchronous training, and nothing is given up.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from askesis.rollout.turns import Desk, EpisodeState, Flight
 from askesis.types import ConfigError, Group
 
 _log = logging.getLogger("askesis.rollout")
+_PATIENCE = 0.75  # of the time that a step of training takes: so long one waits for a group that is due
 _LAST = 2**20  # about this: groups that nothing presses, once the last was drawn
 
 
@@ -90,8 +91,8 @@ class Scheduler:
     staleness: most versions between the weights that sampled a group's first token and those that are trained on it.
     version: of the weights in the engine; each step is to make one more. step: the number of the first step, under
     which the traces of what is drawn for it are kept; every `advance` counts on. spare: the share of all groups that
-    may be given up for holding the trainer back longer than a step takes; 0 waits for every one. report_s: a line is
-    logged when nothing has moved for so long, saying what is awaited and since when.
+    may be given up for holding the trainer back nearly as long as a step takes; 0 waits for every one. report_s: a
+    line is logged when nothing has moved for so long, saying what is awaited and since when.
 
     One task takes; `advance` is called after every take that a step was made of.
     """
@@ -156,7 +157,7 @@ class Scheduler:
             if chosen is not None and not late:
                 break
             begun = clock()
-            patience = self._since + self._train_s - begun if late and self._may_spare() else math.inf
+            patience = self._since + _PATIENCE * self._train_s - begun if late and self._may_spare() else math.inf
             if patience <= 0:
                 self._spare_one(late)
                 continue
@@ -229,7 +230,7 @@ class Scheduler:
         return self._spared + 1 <= self._spare * self._drawn
 
     def _spare_one(self, late: Sequence[Flight]) -> None:
-        """Give the most urgent of them up: the trainer has waited for as long as a step takes."""
+        """Give the most urgent of them up: the trainer has waited long enough."""
         flight = late[0]
         self._spared += 1
         self._give_up(flight.name, f"it holds the trainer back; {self.awaited()}")

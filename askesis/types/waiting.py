@@ -7,8 +7,7 @@ the other, so that an environment's tools need not know.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 
 
@@ -53,21 +52,50 @@ class Waits:
 _counting: ContextVar[Waits | None] = ContextVar("askesis_waits", default=None)
 
 
-@contextmanager
-def counted(waits: Waits) -> Iterator[None]:
-    """What is started inside, tasks too, enters here the time that it stands in line."""
-    token = _counting.set(waits)
-    try:
-        yield
-    finally:
-        _counting.reset(token)
+class counted:
+    """What is started inside, tasks too, enters in `waits` the time that it stands in line."""
+
+    __slots__ = ("_token", "_waits")
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        self._token = _counting.set(self._waits)
+
+    def __exit__(self, *error: object) -> None:
+        _counting.reset(self._token)
 
 
-@contextmanager
-def in_line() -> Iterator[None]:
+class _Line:
+    """The time inside is spent in line, for whoever counts it here."""
+
+    __slots__ = ("_begun", "_waits")
+    _alone = False
+
+    def __enter__(self) -> None:
+        self._waits = waits = _counting.get()
+        if waits is not None:
+            self._begun = waits._clock()
+            waits._begin(alone=self._alone)
+
+    def __exit__(self, *error: object) -> None:
+        if self._waits is not None:
+            self._waits._end(alone=self._alone)
+            self._waits.elsewhere_s += self._waits._clock() - self._begun if self._alone else 0.0
+
+
+class in_line(_Line):
     """The time inside is waiting for one's turn."""
-    with _waiting(alone=False):
-        yield
+
+    __slots__ = ()
+
+
+class elsewhere(_Line):
+    """The time inside is another's, who counts it: only the innermost count of this one's own stands still."""
+
+    __slots__ = ()
+    _alone = True
 
 
 def was_in_line(seconds: float) -> None:
@@ -75,25 +103,3 @@ def was_in_line(seconds: float) -> None:
     waits = _counting.get()
     if waits is not None and seconds > 0:
         waits.add(seconds)
-
-
-@contextmanager
-def elsewhere() -> Iterator[None]:
-    """The time inside is another's, who counts it: only the innermost count of this one's own stands still."""
-    with _waiting(alone=True):
-        yield
-
-
-@contextmanager
-def _waiting(*, alone: bool) -> Iterator[None]:
-    waits = _counting.get()
-    if waits is None:
-        yield
-        return
-    begun = waits._clock()
-    waits._begin(alone=alone)
-    try:
-        yield
-    finally:
-        waits._end(alone=alone)
-        waits.elsewhere_s += waits._clock() - begun if alone else 0.0

@@ -186,6 +186,26 @@ async def test_cancelling_a_request_frees_its_slot(make_engine, model):
     assert len((await engine.generate(prompt(2, 5), Sampling(max_tokens=3))).token_ids) == 3
 
 
+async def test_the_lowest_priority_is_served_first_and_then_who_came_first(make_engine, model):
+    engine, order = make_engine(model, slots=1, context_length=64), []
+
+    async def ask(name, priority):
+        sampling = Sampling(max_tokens=3, seed=1, priority=priority)
+        alone = await engine.generate(prompt(5, 4), sampling)
+        order.append(name)
+        return alone.token_ids.tolist()
+
+    asked = [("running", 9), ("late", 7), ("early", -1), ("second", 7), ("given up", -5)]
+    tasks = [asyncio.create_task(ask(name, priority)) for name, priority in asked]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tasks.pop().cancel()
+    said = await asyncio.gather(*tasks)
+    assert order in (["running", "early", "late", "second"], ["early", "late", "second", "running"])
+    assert all(tokens == said[0] for tokens in said)  # it changes nothing that is sampled
+    await engine.close()
+
+
 async def test_close_and_a_failing_step_fail_what_is_in_flight(make_engine, model, monkeypatch):
     engine = make_engine(model, slots=1, context_length=2000)
     tasks = [asyncio.create_task(engine.generate(prompt(i, 5), Sampling(max_tokens=1900))) for i in range(3)]
