@@ -95,7 +95,7 @@ class _Read:
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         await asyncio.sleep(1.0)
-        return ToolResult(text=RESULT)
+        return ToolResult(text=f"line {session.seed}: {RESULT}")
 
 
 class _State:
@@ -129,8 +129,9 @@ class ScriptedEnv:
 
 def _specs(count: int) -> list[EpisodeSpec]:
     limits = Limits(max_turns=TURNS, wall_s=1e6, tool_s=100.0)
-    task = Task(env="scripted", prompt="What does total() in shop/basket.py return?", limits=limits)
-    return [EpisodeSpec(task=task, thinking=MODE, group=f"g{i // 8}", seed=i) for i in range(count)]
+    prompts = [f"What does total() in shop/basket{number}.py return?" for number in range(-(-count // 8))]
+    tasks = [Task(env="scripted", prompt=prompt, limits=limits) for prompt in prompts]
+    return [EpisodeSpec(task=tasks[i // 8], thinking=MODE, group=f"g{i // 8}", seed=i) for i in range(count)]
 
 
 async def _played(count: int, *, at: float = 0.0) -> float:

@@ -88,7 +88,8 @@ class ChatRenderer(ABC):
         generate: bool = True,
     ) -> TokenIds:
         """The whole conversation as the official template writes it. Raises as `render_text` does."""
-        return ids(self.tokenizer.encode(self.render_text(messages, tools=tools, thinking=thinking, generate=generate)))
+        text = self.render_text(messages, tools=tools, thinking=thinking, generate=generate)
+        return ids(self.tokenizer.encode_again(text))
 
     @abstractmethod
     def render_text(

@@ -26,6 +26,7 @@ SPECIAL = (
     "<think>",
     "</think>",
 )
+_AGAIN = 64  # texts whose ids are remembered
 _NAMED = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 TEMPLATE = Path(__file__).with_name("qwen3.jinja")
 # words, numbers and runs of signs, each with the space before it; what is left is white space
@@ -47,6 +48,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._texts: dict[int, str] = {}
+        self._again: dict[str, tuple[int, ...]] = {}
         self.template = template if template is not None else TEMPLATE.read_text(encoding="utf-8")
         self.max_length = max_length
         self.named = dict(_NAMED if named is None else named)
@@ -79,6 +81,15 @@ class Tokenizer:
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_again(self, text: str) -> tuple[int, ...]:
+        """`encode` for texts that come several times soon after each other, as a group's prompt does."""
+        known = self._again.get(text)
+        if known is None:
+            known = self._again[text] = tuple(self.encode(text))
+            if len(self._again) > _AGAIN:
+                del self._again[next(iter(self._again))]
+        return known
 
     def decode(self, tokens: Sequence[int] | TokenIds) -> str:
         """The text of `tokens`, special ones included; halves of a character become U+FFFD."""
