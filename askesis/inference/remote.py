@@ -70,7 +70,7 @@ class EngineHost(Mortal):
         self, token_ids: TokenIds, sampling: Sampling, session: str | None, on_tokens: OnTokens | None
     ) -> Completion:
         if not self._ready:
-            raise EngineError("this engine was just started and has no weights yet")
+            raise EngineGone("this engine was just started and has no weights yet")
         return await self._engine.generate(token_ids, sampling, session=session, on_tokens=on_tokens)
 
     async def update_weights(self, weights: Mapping[str, Any], version: int, fingerprint: str) -> Answer:
@@ -179,6 +179,13 @@ class RemoteEngine:
         try:
             found = await self.actor.ask("update_weights", self._depot.put(weights, version), version, fingerprint)
             found.read()
+        except Gone as error:
+            raise EngineGone(str(error)) from error
+
+    async def ping(self) -> None:
+        """A sign of life of the actor. Raises `EngineGone`."""
+        try:
+            await self.actor.ask("ping")
         except Gone as error:
             raise EngineGone(str(error)) from error
 

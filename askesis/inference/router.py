@@ -32,6 +32,7 @@ from askesis.types import (
 _log = logging.getLogger("askesis.inference")
 _GRACE_S = 1.0  # for an engine to let go of a request that was cancelled
 _LONGEST_S = 60.0  # between two looks at an engine that is out
+_TRIES = 3  # a request that this many engines have failed at is to blame itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class _Replica:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     updating: asyncio.Lock = field(default_factory=asyncio.Lock)
     coming_back: asyncio.Task[None] | None = None
+    pinging: asyncio.Task[None] | None = None
 
     @property
     def load(self) -> tuple[int, int]:
@@ -77,11 +79,13 @@ class _Heard(Exception):
 class Router:
     """`types.Engine` over engines that sample the same model.
 
-    engines: more are added and removed while it runs. silent_s: an engine with requests that has finished none, and
-    told of no token, for so long is taken for hanging. patience_s: how long a request waits when no engine is in.
-    update_s: how long an engine may take to get new weights. back_s: after how long an engine that is out is looked at
-    again, twice as long each time. An engine that can be started again has `revive()` for it. Weights that were given
-    to `update_weights` are kept, for engines that come later.
+    engines: more are added and removed while it runs. silent_s: an engine with requests that has given no sign of life
+    for so long (an answer to `await engine.ping()`, where it has that, else a token or an end) is taken for hanging.
+    patience_s: how long a request waits when no engine is in. update_s: how long an engine may take to get new weights;
+    at most a third of what the caller of `update_weights` waits, so that one that hangs does not fail the others.
+    back_s: after how long an engine that is out is looked at again, twice as long each time. An engine that can be
+    started again has `revive()` for it. Weights that were given to `update_weights` are kept, for engines that come
+    later.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Router:
         self._names = itertools.count()
         self._replicas: dict[str, _Replica] = {}
         self._homes: dict[str, _Replica] = {}  # by the root of a session's name
+        self._sessions: dict[str, set[str]] = {}  # by that root, all whose cache may be there
         self._meant: tuple[Mapping[str, Any], int, str] | None = None  # the weights that all should have
         self._context: int | None = None
         self._changed = asyncio.Event()  # an engine has come in
@@ -161,10 +166,12 @@ class Router:
 
     async def _discard(self, replica: _Replica) -> None:
         replica.lost.set()
-        if replica.coming_back is not None:
-            replica.coming_back.cancel()
+        for task in (replica.coming_back, replica.pinging):
+            if task is not None:
+                task.cancel()
         for root in replica.sessions:
             self._homes.pop(root, None)
+            self._sessions.pop(root, None)
         with suppress(Exception):  # one that is gone need not be closed
             await asyncio.wait_for(replica.engine.close(), self._update_s)
 
@@ -191,7 +198,8 @@ class Router:
         session: str | None = None,
         on_tokens: OnTokens | None = None,
     ) -> Completion:
-        """See `types.Engine`. Raises `EngineError` where it failed on two engines, or was heard in part."""
+        """See `types.Engine`. Raises `EngineError` where it failed on two engines, or was heard in part, or where three
+        were gone over it."""
         told = _Told(on_tokens)
         failed: list[tuple[_Replica, Exception]] = []
         while True:
@@ -210,11 +218,13 @@ class Router:
                     self._take_out(replica, _said(error))
                 others = [one for one in self._in() if all(one is not other for other, _ in failed)]
                 lost = isinstance(error, EngineGone)  # then who is to blame is known, and another try costs nobody
-                if told.tokens or self._closed or (len(failed) > 1 and not lost) or not (others or lost):
+                enough = len(failed) >= _TRIES or (len(failed) > 1 and not lost)
+                if told.tokens or self._closed or enough or not (others or lost):
                     raise self._failure(failed, told) from error
                 continue
             for other, why in failed:  # the request was in order, so the engine was not
-                self._take_out(other, _said(why))
+                if other is not replica and not isinstance(why, EngineGone):  # those were out, and may be back by now
+                    self._take_out(other, _said(why))
             return completion
 
     def _failure(self, failed: list[tuple[_Replica, Exception]], told: _Told) -> EngineError:
@@ -240,7 +250,7 @@ class Router:
             if listening:
                 told.hear(piece)
 
-        listener = None if told.on_tokens is None else listen
+        listener = None if told.on_tokens is None and hasattr(replica.engine, "ping") else listen
         work = asyncio.ensure_future(replica.engine.generate(token_ids, sampling, session=session, on_tokens=listener))
         lost = asyncio.ensure_future(replica.lost.wait())
         try:
@@ -292,10 +302,18 @@ class Router:
         home = self._homes.get(root)
         if home is None or home not in able:
             if home is not None:
-                home.sessions.discard(root)
+                self._let_go(root, home)
             home = self._homes[root] = least
             home.sessions.add(root)
+        self._sessions.setdefault(root, set()).add(session)
         return home
+
+    def _let_go(self, root: str, home: _Replica) -> None:
+        """Nothing of an episode is at this engine any more; branches first."""
+        home.sessions.discard(root)
+        for session in sorted(self._sessions.pop(root, ()), reverse=True):
+            with suppress(Exception):  # it may be gone
+                home.engine.release(session)
 
     def _in(self) -> list[_Replica]:
         return [one for one in self._replicas.values() if not one.why_out]
@@ -306,10 +324,13 @@ class Router:
         home = self._homes.get(root)
         if home is None:
             return
-        home.engine.release(session)
         if session == root:
             del self._homes[root]
-            home.sessions.discard(root)
+            self._sessions.setdefault(root, set()).add(root)
+            self._let_go(root, home)
+        else:
+            self._sessions.get(root, set()).discard(session)
+            home.engine.release(session)
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +352,8 @@ class Router:
                 if not isinstance(outcome, Exception):
                     raise outcome
                 refused.append(f"{replica.name}: {_said(outcome)}")
+                if isinstance(outcome, TimeoutError):
+                    self._revive(replica)
                 self._take_out(replica, f"it did not take weights version {version}: {_said(outcome)}")
             elif not replica.coming_back:
                 self._let_in(replica)
@@ -379,6 +402,8 @@ class Router:
                 await _within(probe, self._silent_s)
             except Exception as error:
                 replica.why_out = _said(error)
+                if isinstance(error, TimeoutError):
+                    self._revive(replica)
                 continue
             if self._meant is None or replica.version == self._meant[1]:  # else there are others by now
                 break
@@ -392,21 +417,50 @@ class Router:
             self._watch = asyncio.create_task(self._look(), name="askesis-router")
 
     async def _look(self) -> None:
-        """While there are requests: give up engines that are silent, and what they were asked."""
+        """While there are requests: ask for signs of life, and give up engines that give none."""
         clock, pause_s = asyncio.get_running_loop().time, self._silent_s / 4
         while any(one.flying for one in self._replicas.values()):
             begun = clock()
             await asyncio.sleep(pause_s)
-            now = clock()
-            if now - begun > 2 * pause_s:  # it is this process that stood still; answers may be waiting to be read
+            if clock() - begun > 2 * pause_s:  # it is this process that stood still; answers may be waiting to be read
                 continue
             for replica in list(self._replicas.values()):
-                silent = now - replica.heard_s
-                if replica.flying and silent > self._silent_s and not replica.lost.is_set():
+                if replica.updating.locked():  # which has a limit of its own, and may keep an engine from all else
+                    replica.heard_s = clock()
+                waited = replica.flying or (replica.pinging is not None and not replica.why_out)
+                silent = clock() - replica.heard_s
+                if waited and silent > self._silent_s and not replica.lost.is_set():
                     self._take_out(replica, f"it has {replica.flying} requests and was silent for {silent:.3g} s")
                     replica.lost.set()
-                    if (revive := getattr(replica.engine, "revive", None)) is not None:
-                        revive()
+                    self._revive(replica)
+                elif (replica.flying or not replica.why_out) and replica.pinging is None:
+                    self._ping(replica)
+
+    def _ping(self, replica: _Replica) -> None:
+        """Ask an engine that can tell for a sign of life; one that is gone is taken out."""
+        if (ping := getattr(replica.engine, "ping", None)) is None:
+            return
+        clock, lost = asyncio.get_running_loop().time, replica.lost
+        if not replica.flying:
+            replica.heard_s = clock()  # from now on it is waited for
+
+        async def ask() -> None:
+            try:
+                await _within(ping(), 2 * self._silent_s)  # longer than it is waited for
+                replica.heard_s = clock()
+            except EngineGone as error:
+                if replica.lost is lost:  # else it has come back meanwhile
+                    self._take_out(replica, _said(error))
+            except Exception as error:
+                _log.debug("engine %s gave no sign of life: %s", replica.name, _said(error))
+            finally:
+                replica.pinging = None
+
+        replica.pinging = asyncio.create_task(ask(), name=f"askesis-ping-{replica.name}")
+
+    def _revive(self, replica: _Replica) -> None:
+        if not replica.leaving and (revive := getattr(replica.engine, "revive", None)) is not None:
+            revive()
 
     async def close(self) -> None:
         """Close all engines; requests in flight get an `EngineError`. Idempotent."""

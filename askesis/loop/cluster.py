@@ -15,6 +15,7 @@ from askesis.train.processes import TrainerProcesses, TrainerSpec
 from askesis.types import Engine, Env
 
 _FROZEN = 10.0  # times `silent_s`: how long an injected fault has an actor hang
+_ENGINE_S_SHARE = 0.3  # of an update's time: an engine may first have to wait for one that was given up
 
 
 class Cluster:
@@ -46,7 +47,10 @@ class Cluster:
         )
 
     def engine(self, config: ModelConfig, *, update_s: float, **options: Any) -> Engine:
-        """Embedded engines with these options in actors, behind a router. They get their weights by updates."""
+        """Embedded engines with these options in actors, behind a router. They get their weights by updates.
+
+        update_s: how long an update of all may take. The router gives up an engine that hangs well before that.
+        """
         from askesis.inference.remote import Depot, RemoteEngine, embedded
 
         settings, depot = self.settings, Depot()
@@ -63,7 +67,9 @@ class Cluster:
             )
             for number in range(settings.engines)
         ]
-        return Router(engines, silent_s=settings.silent_s, patience_s=settings.patience_s, update_s=update_s)
+        return Router(
+            engines, silent_s=settings.silent_s, patience_s=settings.patience_s, update_s=update_s * _ENGINE_S_SHARE
+        )
 
     def trainers(self, spec: TrainerSpec, count: int) -> TrainerProcesses:
         """A trainer's group over the machines. Raises `TrainerError` where there is no room for it."""

@@ -131,7 +131,7 @@ class _EngineSpeaker:
         return _EngineSpeaker(self.engine, f"{self.session}/agent{next(self.spawned)}")
 
     def close(self) -> None:
-        for session in {self.session, *self.branches}:
+        for session in sorted({self.session, *self.branches}, reverse=True):  # what leads to the root's engine, last
             self.engine.release(session)
 
 

@@ -92,14 +92,16 @@ async def test_sessions_stay_and_new_ones_go_where_there_is_least_to_do():
     for name, home in homes.items():
         assert await who(router, name) == await who(router, f"{name}/agent0") == home
     router.release("a")
-    assert engines[homes["a"]].released == ["a"]
+    assert engines[homes["a"]].released == ["a/agent0", "a"]
     assert await who(router, "g") == homes["a"]  # which has the least to do now
-    engines[0].gate = asyncio.Event()
+    gate = asyncio.Event()
+    for engine in engines:
+        engine.gate = gate
     busy = [asyncio.create_task(who(router)) for _ in range(9)]
     await asyncio.sleep(0.01)
-    assert max(one.flying for one in router.replicas) <= 9
-    engines[0].gate.set()
-    assert len(await asyncio.gather(*busy)) == 9
+    assert [one.flying for one in router.replicas] == [3, 3, 3]
+    gate.set()
+    assert Counter(await asyncio.gather(*busy)) == {0: 3, 1: 3, 2: 3}
     await router.close()
     assert all(engine.closed for engine in engines)
 
@@ -169,6 +171,83 @@ async def test_a_process_that_stood_still_itself_blames_no_engine():
 
 def blocked():
     time.sleep(0.5)
+
+
+class Pinged(Double):
+    """An engine elsewhere: it says nothing of a long turn, but answers when it is asked whether it lives."""
+
+    deaf = False
+
+    def __init__(self, number, fault=None):
+        super().__init__(number, fault)
+        self.revived = 0
+
+    async def generate(self, token_ids, sampling, *, session=None, on_tokens=None):
+        assert on_tokens is None  # nobody listens, so nothing is sent
+        return await super().generate(token_ids, sampling, session=session)
+
+    async def ping(self):
+        if self.deaf:
+            await asyncio.Event().wait()
+
+    def revive(self):
+        self.revived, self.deaf, self.fault = self.revived + 1, False, None
+
+
+async def test_a_long_turn_is_no_silence_of_an_engine_that_answers_and_an_idle_one_that_does_not_is_given_up():
+    busy, deaf = Pinged(0), Pinged(1)
+    router = Router([busy, deaf], silent_s=0.2, back_s=0.02)
+    busy.gate, deaf.deaf = asyncio.Event(), True
+    turn = asyncio.create_task(who(router, "a"))
+    await until(lambda: deaf.revived)
+    await asyncio.sleep(0.4)
+    assert not turn.done() and busy.revived == 0 and not router.replicas[0].why_out
+    busy.gate.set()
+    assert await turn == 0
+    await until(lambda: not router.replicas[1].why_out)
+    await router.close()
+
+
+async def test_an_engine_that_hangs_in_an_update_is_started_again_and_ends_no_update_of_the_others():
+    async def hangs(what, which):
+        if what == "update":
+            await asyncio.Event().wait()
+
+    hung = Pinged(0, hangs)
+    router = Router([hung, Double(1)], update_s=0.1, back_s=0.02)
+    await asyncio.wait_for(router.update_weights({}, 4), 1.0)
+    assert hung.revived == 1 and "did not take weights version 4" in router.replicas[0].why_out
+    await until(lambda: not router.replicas[0].why_out)
+    assert hung.version == 4
+    await router.close()
+
+
+async def test_engines_die_over_a_request_thrice_at_most_and_one_that_is_back_is_not_blamed_again():
+    poison = [Double(n, failing("token", error=EngineGone)) for n in range(5)]
+    router = Router(poison, back_s=60.0)
+    with pytest.raises(EngineError, match="engine-0: .*engine-1: .*engine-2: "):
+        await who(router)
+    assert [bool(one.why_out) for one in router.replicas] == [True, True, True, False, False]
+    await router.close()
+    alone = Router([Double(0, failing("token", error=EngineGone, times=1))], back_s=0.02)
+    assert await who(alone) == 0
+    assert not alone.replicas[0].why_out
+    await alone.close()
+
+
+async def test_what_an_episode_has_left_at_an_engine_is_released_there_branches_first():
+    first, second = Double(0, failing("token", times=0)), Double(1)
+    router = Router([first, second], back_s=60.0)
+    for name in ("a", "a/1", "a/agent0"):
+        assert await who(router, name) == 0
+    first.fault = failing("token", error=EngineGone)
+    assert await who(router, "a/1") == 1  # and so do the others from now on
+    assert first.released == ["a/agent0", "a/1", "a"]
+    router.release("a")
+    assert second.released == ["a/1", "a"]
+    router.release("a/1")
+    assert second.released == ["a/1", "a"]
+    await router.close()
 
 
 async def test_a_listener_s_own_failure_is_its_own():
