@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import torch
@@ -233,16 +234,14 @@ async def _damaged(engine: vllm.VLLMEngine, model: Qwen3, courier: Damaging) -> 
 
 def _training(url: str, steps: int) -> dict[str, float]:
     """Two runs: in turns, with a damaged update, and ahead."""
-    sound, refusals = vllm.SharedMemory, Refusals()
+    refusals = Refusals()
     logging.getLogger("askesis").addHandler(refusals)
     with tempfile.TemporaryDirectory() as out:
-        vllm.SharedMemory = Third  # type: ignore[misc]
         try:
-            turns = _train(url, steps, out, "rollout.staleness=0")
-            vllm.SharedMemory = sound  # type: ignore[misc]
+            with mock.patch.object(vllm, "SharedMemory", Third):  # a recipe names no courier of one's own
+                turns = _train(url, steps, out, "rollout.staleness=0")
             ahead = _train(url, steps, out, "rollout.staleness=2")
         finally:
-            vllm.SharedMemory = sound  # type: ignore[misc]
             logging.getLogger("askesis").removeHandler(refusals)
         spans = [_spans(one) for one in (turns, ahead)]
     gaps = [record.trainer[GAP] for record in turns.history if GAP in record.trainer]

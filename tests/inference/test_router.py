@@ -225,7 +225,7 @@ async def test_an_engine_that_hangs_in_an_update_is_started_again_and_ends_no_up
 async def test_engines_die_over_a_request_thrice_at_most_and_one_that_is_back_is_not_blamed_again():
     poison = [Double(n, failing("token", error=EngineGone)) for n in range(5)]
     router = Router(poison, back_s=60.0)
-    with pytest.raises(EngineError, match="engine-0: .*engine-1: .*engine-2: "):
+    with pytest.raises(EngineError, match=r"engine-0: .*engine-1: .*engine-2: "):
         await who(router)
     assert [bool(one.why_out) for one in router.replicas] == [True, True, True, False, False]
     await router.close()

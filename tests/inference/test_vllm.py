@@ -1,8 +1,11 @@
 """The vLLM engine against a double of vLLM's async API; with the real one in test_vllm_real.py."""
 
 import asyncio
+import copy
 import json
+import os
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,7 +162,11 @@ async def test_an_update_in_flight_goes_on_under_the_new_weights_with_a_version_
     await enough.wait()
     shift(model)
     await engine.update_weights({}, 7, fingerprint=fingerprint(model))
-    assert engine.version == 7 and engine.llm.version == "7" and engine.llm.calls == ["start", "update", "finish"]
+    assert (
+        engine.version == 7
+        and engine.llm.version == f"7-{fingerprint(model)}"
+        and engine.llm.calls == ["start", "update", "finish"]
+    )
     for prompt, said in zip([*range(4, 10), 30], await asyncio.gather(*tasks), strict=True):
         assert len(said.token_ids) == 60
         versions = said.policy_versions
@@ -172,8 +179,8 @@ async def test_an_update_in_flight_goes_on_under_the_new_weights_with_a_version_
 
 
 @pytest.mark.parametrize("how", ["bit", "cut", "one less"])
-async def test_a_damaged_update_is_refused_and_the_old_weights_stay_until_it_is_repeated(make, model, how):
-    courier = Damaging()
+async def test_a_damaged_update_is_refused_and_the_old_weights_stay_until_it_is_repeated(make, model, how, tmp_path):
+    courier = Damaging(tmp_path)
     engine = make(courier=courier)
     before = await engine.generate(ids([4]), Sampling(max_tokens=9, seed=1))
     shift(model, 0.9)
@@ -188,7 +195,7 @@ async def test_a_damaged_update_is_refused_and_the_old_weights_stay_until_it_is_
     said = await engine.generate(ids([4]), Sampling(max_tokens=9, seed=1))
     assert said.policy_versions.min() == 1
     np.testing.assert_allclose(said.logprobs, recomputed(model, [4], said), atol=1e-4)
-    assert courier._folder is None  # nothing is left in shared memory
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_weights_of_another_version_are_not_sent_and_wrong_ones_in_the_engine_stop_it(make, model):
@@ -244,7 +251,6 @@ async def test_a_vllm_that_died_fails_its_requests_as_gone_and_the_next_update_s
     first = DoubleLLM(model).model
     settings = VLLMSettings(checkpoint="none", context_length=CONTEXT)
     transport = Mortal(settings)
-    transport._owned = False
     engine = VLLMEngine(transport, context_length=CONTEXT, vocab_size=VOCAB, model=model)
     shift(model, 0.9)
     await engine.update_weights({}, 1, fingerprint=fingerprint(model))
@@ -262,6 +268,114 @@ async def test_a_vllm_that_died_fails_its_requests_as_gone_and_the_next_update_s
     said = await engine.generate(ids([4]), Sampling(max_tokens=5, seed=1))
     assert said.policy_versions.tolist() == [2] * 5
     np.testing.assert_allclose(said.logprobs, recomputed(model, [4], said), atol=1e-4)
+
+
+async def test_before_the_first_update_it_samples_only_under_the_models_own_weights(make, model, scripted):
+    other = make(scripted({0: 4}), double=DoubleLLM(model, context=CONTEXT))
+    nobody = make()
+    nobody.model = None
+    for engine in (other, nobody):
+        with pytest.raises(EngineError, match="nobody knows which weights"):
+            await engine.generate(ids([4]), Sampling(max_tokens=2))
+        await engine.update_weights(dict(model.named_parameters()), 1)
+        assert len((await engine.generate(ids([4]), Sampling(max_tokens=2))).token_ids) == 2
+
+
+async def test_two_trainers_of_one_server_do_not_take_each_others_tokens_for_their_own(make, model):
+    """Both are at version 1."""
+    first = make()
+    await first.update_weights({}, 1)
+    second = make(copy.deepcopy(model), double=first.llm)
+    shift(second.model, 0.9)
+    await second.update_weights({}, 1)
+    with pytest.raises(EngineError, match="somebody else updates it"):
+        await first.generate(ids([4]), Sampling(max_tokens=2))
+    first.llm.spans = False
+    with pytest.raises(EngineError, match="that it calls None"):
+        await second.generate(ids([4]), Sampling(max_tokens=2))
+
+
+async def test_a_vllm_that_dies_in_an_update_leaves_no_request_waiting_and_is_started_again_by_the_next(make, model):
+    engine = make()
+    transport = engine._transport
+    flying = asyncio.create_task(engine.generate(ids([4]), Sampling(max_tokens=100)))
+    await until(lambda: engine.llm.alive)
+
+    async def dead(*args, **kwargs):
+        raise EngineGone("vLLM has died")
+
+    transport.begin_update = transport.finish_update = transport.resume = transport.call = dead
+    with pytest.raises(EngineGone):
+        await engine.update_weights({}, 1)
+    with pytest.raises(EngineGone, match=r"has died; the next update .* starts it again"):
+        await asyncio.wait_for(flying, 5)
+    with pytest.raises(EngineGone):
+        await engine.generate(ids([4]), Sampling(max_tokens=2))
+    started = asyncio.Event()
+
+    async def restart():
+        await started.wait()
+        for name in ("begin_update", "finish_update", "resume", "call"):
+            delattr(transport, name)
+
+    transport.restart = restart
+    with pytest.raises(TimeoutError):  # whoever does not wait for it finds it further on
+        await asyncio.wait_for(engine.update_weights({}, 2), 0.01)
+    started.set()
+    await engine.update_weights({}, 2, fingerprint=fingerprint(model))
+    assert (await engine.generate(ids([4]), Sampling(max_tokens=2))).policy_versions.tolist() == [2, 2]
+
+
+async def test_an_update_that_is_cancelled_while_vllm_goes_on_again_leaves_it_going(make):
+    engine = make()
+    await engine.start()
+    resuming, go = asyncio.Event(), asyncio.Event()
+    resume = engine.llm.resume_generation
+
+    async def slowly():
+        resuming.set()
+        await go.wait()
+        await resume()
+
+    engine.llm.resume_generation = slowly
+    update = asyncio.create_task(engine.update_weights({}, 1))
+    await resuming.wait()
+    update.cancel()
+    await asyncio.gather(update, return_exceptions=True)
+    asked = asyncio.create_task(engine.generate(ids([4]), Sampling(max_tokens=3)))
+    go.set()
+    assert (await asyncio.wait_for(asked, 5)).policy_versions.tolist() == [1, 1, 1]
+
+
+async def test_files_of_weights_are_removed_after_a_cancelled_update_and_after_an_owner_that_was_killed(tmp_path):
+    writing, go = threading.Event(), threading.Event()
+
+    class Slow(SharedMemory):
+        def write(self, weights, version):
+            path = super().write(weights, version)
+            writing.set()
+            go.wait()
+            return path
+
+    slow = Slow(tmp_path)
+    update = asyncio.create_task(slow.deliver({"a": torch.zeros(3)}, 1, "", None))
+    await asyncio.to_thread(writing.wait)
+    update.cancel()
+    await asyncio.gather(update, return_exceptions=True)
+    slow.close()
+    go.set()
+    await until(lambda: not list(tmp_path.iterdir()))
+    living, other = SharedMemory(tmp_path), SharedMemory(tmp_path)
+    held = living.write({"a": torch.zeros(3)}, 1)
+    left = tmp_path / "askesis-weights-left"
+    left.mkdir()
+    for folder in (held.parent, left):
+        os.utime(folder, (0, 0))
+    path = other.write({"a": torch.zeros(3)}, 1)
+    assert {one.name for one in tmp_path.iterdir()} == {held.parent.name, path.parent.name}
+    living.close()
+    other.close()
+    assert not list(tmp_path.iterdir())
 
 
 async def test_cancelled_calls_are_aborted_and_closing_ends_those_in_flight(make):

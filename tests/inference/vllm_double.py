@@ -26,7 +26,7 @@ class DoubleLLM:
         self.going = asyncio.Event()
         self.going.set()
         self.refused, self.calls, self.updating = "", [], False
-        self.prompts, self.closed = [], False
+        self.prompts, self.closed, self.spans = [], False, True
 
     async def generate(self, prompt, params, request_id, *, session_id=None, priority=0):
         tokens = list(prompt["prompt_token_ids"])
@@ -56,7 +56,7 @@ class DoubleLLM:
                 if finish or params.output_kind == "delta":
                     since, told = told, len(new)
                     out = SimpleNamespace(token_ids=new[since:], logprobs=logprobs[since:], finish_reason=finish)
-                    out.weight_versions = spans if finish else None
+                    out.weight_versions = spans if finish and self.spans else None
                     yield SimpleNamespace(outputs=[out])
         finally:
             self.aborted.discard(request_id)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,11 @@ _WRONG = (
     "the engine's weights are not those that the last update meant, so nothing is sampled under them; "
     "call `await engine.update_weights(weights, version, fingerprint=...)` with the right ones"
 )
+_UNKNOWN = (
+    "nobody knows which weights vLLM was started with: they are not those of the engine's model; call "
+    "`await engine.update_weights(weights, version, fingerprint=...)` before the first request"
+)
+_AGAIN = "; the next update of the weights starts it again"
 
 
 class VLLMEngine:
@@ -39,6 +44,8 @@ class VLLMEngine:
 
     model: whose parameters an update without weights takes (a trainer's). slots: for `stats`. courier: how weights get
     there, for transports without a device of their own (`weights`). seed: of requests without one of their own.
+    Before the first update it samples only where vLLM holds just what `model` does. A vLLM that has died, or was given
+    up (`revive`), is started again by the next update; until then requests raise `EngineGone`.
     Log-probabilities are those of the temperature-scaled, untruncated distribution. The cache is vLLM's, by content:
     turns of a session find what they share, and so do sessions; there is nothing that `release` could free.
     """
@@ -61,12 +68,14 @@ class VLLMEngine:
         self._names = itertools.count()
         self._dtype: torch.dtype | None = None
         self._truncates = False
-        self._version, self._wrong, self._closed = 0, "", False
-        self._gone = False  # vLLM has ended; the next update starts it anew
+        self._version, self._name, self._closed, self._updated = 0, "", False, False
+        self._wrong = self._gone = self._stuck = ""  # why nothing can be sampled: the weights, its end, its pause
         self._open = asyncio.Event()
-        self._starting, self._updating = asyncio.Lock(), asyncio.Lock()
+        self._updating = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
         self._flying: set[asyncio.Future[None]] = set()
-        self._pauses, self._epoch = 0, 0
+        self._pauses, self._epoch, self._life = 0, 0, 0
         self._held: set[str] = set()  # fingerprints of what the workers hold
         self._counts = Counters()
 
@@ -87,27 +96,58 @@ class VLLMEngine:
 
         Raises `EngineError` where it cannot run, `MissingExtra` where it is not installed.
         """
-        async with self._starting:
-            if self._closed:
-                raise EngineError("engine is closed")
-            if self._dtype is not None:
-                return
+        if self._closed:
+            raise EngineError("engine is closed")
+        task = self._starting
+        if task is None or (task.done() and (self._gone or task.cancelled() or task.exception() is not None)):
+            task = self._starting = asyncio.create_task(self._start(), name="askesis-vllm-start")
+            task.add_done_callback(_look_at)
+        if not task.done():
+            await asyncio.wait((task,))  # who no longer waits does not end it: the next one finds it further on
+        if task.cancelled():
+            raise EngineError("engine was closed while it started")
+        task.result()
+
+    async def _start(self) -> None:
+        if self._gone:
+            self._life += 1
+            await self._transport.restart()
+        else:
             await self._transport.start()
-            workers = await self._transport.call("askesis_prepare")
-            if not workers:
-                raise EngineError(f"{self._transport.where} has no workers that know of Askesis")
-            said = workers[0]
-            self._truncates = all(worker["truncates"] for worker in workers)
-            if said["vocab"] != self._vocab or said["context"] < self._context:
-                raise EngineError(
-                    f"{self._transport.where} has a vocabulary of {said['vocab']} and a context of {said['context']}; "
-                    f"expected {self._vocab} and at least {self._context}: it serves another model, or was started "
-                    "with a smaller max_model_len"
-                )
-            self._held = {state["held"] for state in await self._transport.call("askesis_state")}
-            await self._transport.set_version(str(self._version))
-            self._dtype = getattr(torch, said["dtype"])
+        await self._prepare()
+        self._held = {state["held"] for state in await self._transport.call("askesis_state")}
+        assert self._dtype is not None
+        known = not self._updated and self.model is not None and self._held == {_fingerprint(self.model, self._dtype)}
+        self._wrong = "" if known else _UNKNOWN
+        await self._call_it(self._version, "/".join(sorted(self._held)))
+        self._gone = self._stuck = ""
+        if not self._pauses:
             self._open.set()
+
+    async def _prepare(self) -> None:
+        """Have the workers of a vLLM, which may have been started again by others, do as they must; see who it is."""
+        workers = await self._transport.call("askesis_prepare")
+        if not workers:
+            raise EngineError(f"{self._transport.where} has no workers that know of Askesis")
+        said = workers[0]
+        if said["vocab"] != self._vocab or said["context"] < self._context:
+            raise EngineError(
+                f"{self._transport.where} has a vocabulary of {said['vocab']} and a context of {said['context']}; "
+                f"expected {self._vocab} and at least {self._context}: it serves another model, or was started "
+                "with a smaller max_model_len"
+            )
+        self._truncates = all(worker["truncates"] for worker in workers)
+        self._dtype = getattr(torch, said["dtype"])
+
+    async def _call_it(self, version: int, held: str) -> None:
+        """Have vLLM name its weights so that nobody else's version has that name."""
+        name = f"{version}-{held}"
+        await self._transport.set_version(name)
+        self._version, self._name = version, name
+
+    def revive(self) -> None:
+        """Give vLLM up, which does not answer any more: the next update starts it again."""
+        self._gone = self._gone or f"{self._transport.where} was given up"
 
     async def generate(
         self,
@@ -120,9 +160,12 @@ class VLLMEngine:
         """Sample a continuation of `token_ids` [n]; see `types.Engine.generate`.
 
         Raises `ContextOverflow` where the prompt leaves no room for a token, `EngineError` for a request that makes no
-        sense, that vLLM fails or refuses, and on a closed engine. Cancelling the call aborts it in vLLM.
+        sense, that vLLM fails or refuses, and on a closed engine; `EngineGone` where vLLM has ended. Cancelling the
+        call aborts it in vLLM.
         """
         prompt = self._checked(token_ids, sampling)
+        if self._gone and self._updated:  # who never updates (a server's gateway, say) starts it again here
+            raise EngineGone(self._gone + _AGAIN)
         await self.start()
         if not self._truncates and (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
             raise EngineError(
@@ -154,11 +197,9 @@ class VLLMEngine:
         if version < 0:
             raise EngineError(f"weights version {version}: expected 0 or more")
         async with self._updating:
-            if self._gone:
-                await self._restart()
-            await self.start()
             if not weights and self.model is None:
                 raise EngineError("update without weights: this engine was given no model to take them from")
+            await self.start()
             given = weights or dict(self.model.named_parameters())  # type: ignore[union-attr]
             assert self._dtype is not None
             plain = cast(given, self._dtype)
@@ -168,13 +209,10 @@ class VLLMEngine:
                     f"weights version {version} should have the fingerprint {fingerprint}, but those that were given "
                     f"have {found}: they are of another version or model. The engine keeps version {self._version}"
                 )
-            async with self.paused():
-                await self._deliver(plain, version, meant)
-
-    async def _restart(self) -> None:
-        """Start a vLLM that has ended again. It holds the checkpoint's weights then, which are no version's."""
-        self._wrong, self._gone, self._dtype = _WRONG, False, None
-        await self._transport.close()
+            with self._noting():
+                async with self.paused():
+                    await self._prepare()
+                    await self._deliver(plain, version, meant)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
@@ -183,20 +221,39 @@ class VLLMEngine:
         self._epoch += 1
         self._open.clear()
         try:
-            try:
-                await self._land()
-            except EngineGone:
-                self._gone = True
-                raise
+            if self._resuming is not None and not self._resuming.done():
+                await asyncio.wait((self._resuming,))  # else it would end this pause
+            await self._land()
             yield
         finally:
             self._pauses -= 1
             if not self._pauses:
-                try:
-                    if not self._closed and not self._gone:
-                        await self._transport.resume()
-                finally:
-                    self._open.set()
+                self._resuming = asyncio.create_task(self._resume(), name="askesis-vllm-resume")
+                self._resuming.add_done_callback(_look_at)
+                await asyncio.shield(self._resuming)  # who is cancelled here leaves no vLLM behind that is paused
+
+    async def _resume(self) -> None:
+        """Let requests through again: also where vLLM does not go on, for they have to hear of that."""
+        try:
+            if not self._closed:
+                self._stuck = f"{self._transport.where} was paused for an update and does not go on"
+                with self._noting():
+                    await self._transport.resume()
+                self._stuck = ""
+        finally:
+            if not self._pauses:
+                self._open.set()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Remember that vLLM has ended, if that is what is raised."""
+        life = self._life
+        try:
+            yield
+        except EngineGone as error:
+            if life == self._life:
+                self._gone = self._gone or str(error)
+            raise
 
     def release(self, session: str) -> None:
         """Nothing to do: vLLM's cache knows of contents, not of sessions, and drops what was not used for longest."""
@@ -212,6 +269,10 @@ class VLLMEngine:
             return
         self._closed = True
         self._open.set()
+        for task in (self._starting, self._resuming):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
         try:
             if self._flying:
                 await self._transport.pause()
@@ -250,32 +311,33 @@ class VLLMEngine:
             await self._open.wait()
         if self._closed:
             raise EngineError("engine was closed while the request was in flight")
+        if self._gone or self._stuck:
+            raise EngineGone((self._gone or self._stuck) + _AGAIN)
         if self._wrong:
             raise EngineError(self._wrong)
-        version, epoch, ask = self._version, self._epoch, turn.ask()
+        version, known, epoch, ask = self._version, self._name, self._epoch, turn.ask()
         name = f"askesis-{next(self._names)}"
         landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flying.add(landed)
         last: Part | None = None
+        before = len(turn)
         try:
             parts = self._transport.sample(ask, name=name, stream=on_tokens is not None)
-            async with aclosing(parts) as arriving:
-                async for part in arriving:
-                    last = part
-                    turn.take(part, version)
-                    self._tell(turn, on_tokens)
-        except EngineGone:
-            self._gone = True
-            raise
+            with self._noting():
+                async with aclosing(parts) as arriving:
+                    async for part in arriving:
+                        last = part
+                        turn.take(part, version)
+                        self._tell(turn, on_tokens)
         finally:
             self._flying.discard(landed)
             landed.set_result(None)
         if last is None or last.finish is None:
             raise EngineError(f"{self._transport.where} ended a request without saying why")
-        if last.version is not None and last.version != str(version):
+        if last.version != known and (last.version is not None or len(turn) > before):
             raise EngineError(
                 f"{self._transport.where} sampled under weights that it calls {last.version!r}, but this engine had "
-                f"given it version {version}: it was restarted, or somebody else updates it. Update its weights again"
+                f"named them {known!r}: it was restarted, or somebody else updates it. Update its weights again"
             )
         if last.finish == "abort" and epoch == self._epoch:
             raise EngineError(
@@ -311,19 +373,19 @@ class VLLMEngine:
     async def _deliver(self, plain: Mapping[str, torch.Tensor], version: int, meant: str) -> None:
         """Have the workers take the weights in, and look at what they hold then."""
         failure: EngineError | None = None
+        self._updated = True
         wrong, self._wrong = self._wrong, _WRONG  # who is cancelled in here leaves behind nobody knows what
         try:
             await self._courier.deliver(plain, version, meant, self._transport)
         except EngineGone:
-            self._gone = True
             raise
         except EngineError as error:
             failure = error
         states = await self._transport.call("askesis_state")
         held = {state["held"] for state in states}
         if held == {meant} and failure is None:
-            await self._transport.set_version(str(version))
-            self._version, self._wrong, self._held = version, "", held
+            await self._call_it(version, meant)
+            self._wrong, self._held = "", held
             return
         refused = next((state["refused"] for state in states if state["refused"]), "")
         why = refused or (str(failure) if failure is not None else f"its workers hold {', '.join(sorted(held))}")
@@ -336,6 +398,17 @@ class VLLMEngine:
             f"weights version {version}, which should have the fingerprint {meant}, did not arrive at "
             f"{self._transport.where}: {why}; {kept}. Update them again"
         ) from failure
+
+
+def _fingerprint(model: nn.Module, dtype: torch.dtype) -> str:
+    """Of a model's weights as an engine of this type holds them."""
+    return fingerprint_of(cast(dict(model.named_parameters()), dtype))
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """What it raised is no loss where nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _uncast(given: Mapping[str, Any], plain: Mapping[str, torch.Tensor], meant: str) -> str:

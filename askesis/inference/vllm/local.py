@@ -55,6 +55,12 @@ class Local:
                 f"vLLM could not be started with {self._settings.checkpoint}: {type(error).__name__}: {error}"
             ) from error
 
+    async def restart(self) -> None:
+        """See `Transport.restart`; one that was given stays."""
+        if self._owned:
+            await self.close()
+            await self.start()
+
     async def sample(self, ask: Ask, *, name: str, stream: bool) -> AsyncGenerator[Part, None]:
         """The tokens of a request; see `Transport.sample`."""
         from vllm import SamplingParams
@@ -169,7 +175,7 @@ def part_of(output: Any) -> Part:
         tokens=tokens,
         logprobs=[one[token].logprob for one, token in zip(output.logprobs or (), tokens, strict=True)],
         finish=finish_of(output.finish_reason),
-        version=version_of(spans, spans[-1][2] if spans else 0),
+        version=version_of(spans),
     )
 
 

@@ -31,6 +31,10 @@ class Remote:
         """See whether it is there."""
         await self._client.get("/health")
 
+    async def restart(self) -> None:
+        """See whether whoever started it has done so again."""
+        await self.start()
+
     async def sample(self, ask: Ask, *, name: str, stream: bool) -> AsyncGenerator[Part, None]:
         """The tokens of a request; see `Transport.sample`."""
         body = {"request_id": name, "token_ids": list(ask.prompt), "stream": stream, "priority": ask.priority}
@@ -93,7 +97,7 @@ class Remote:
                 tokens=tokens,
                 logprobs=[one["logprob"] for one, _ in zip(content, tokens, strict=True)],
                 finish=finish_of(choice["finish_reason"]),
-                version=version_of(spans, spans[-1][2] if spans else 0),
+                version=version_of(spans),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(

@@ -100,6 +100,11 @@ class Server:
             raise
         self._remote = remote
 
+    async def restart(self) -> None:
+        """End what is left of it, and start another."""
+        await self.close()
+        await self.start()
+
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
@@ -165,45 +170,42 @@ class Server:
                 async for part in parts:
                     yield part
 
+    async def _ask(self, method: str, *args: Any) -> Any:
+        with self._blamed():
+            return await getattr(self._alive(), method)(*args)
+
     async def pause(self) -> None:
         """See `Transport.pause`."""
-        with self._blamed():
-            await self._alive().pause()
+        await self._ask("pause")
 
     async def resume(self) -> None:
         """See `Transport.resume`."""
-        with self._blamed():
-            await self._alive().resume()
+        await self._ask("resume")
 
     async def init_transfer(self, info: Mapping[str, Any]) -> None:
         """See `Transport.init_transfer`."""
-        with self._blamed():
-            await self._alive().init_transfer(info)
+        await self._ask("init_transfer", info)
 
     async def begin_update(self) -> None:
         """See `Transport.begin_update`."""
-        with self._blamed():
-            await self._alive().begin_update()
+        await self._ask("begin_update")
 
     async def update(self, info: Mapping[str, Any]) -> None:
         """See `Transport.update`."""
-        with self._blamed():
-            await self._alive().update(info)
+        await self._ask("update", info)
 
     async def finish_update(self) -> None:
         """See `Transport.finish_update`."""
-        with self._blamed():
-            await self._alive().finish_update()
+        await self._ask("finish_update")
 
     async def set_version(self, version: str) -> None:
         """See `Transport.set_version`."""
-        with self._blamed():
-            await self._alive().set_version(version)
+        await self._ask("set_version", version)
 
     async def call(self, method: str, *args: str) -> list[Any]:
         """See `Transport.call`."""
-        with self._blamed():
-            return await self._alive().call(method, *args)
+        answers: list[Any] = await self._ask("call", method, *args)
+        return answers
 
     async def close(self) -> None:
         """Stop the server and all that it started."""

@@ -55,6 +55,10 @@ class Transport(Protocol):
         """Make it ready; raises `EngineError`, `MissingExtra`."""
         ...
 
+    async def restart(self) -> None:
+        """Make one ready that has ended or hangs, from the beginning; raises as `start`."""
+        ...
+
     def sample(self, ask: Ask, *, name: str, stream: bool) -> AsyncGenerator[Part, None]:
         """The tokens of a request. stream: as they come, else all at the end. Closed or cancelled, it is aborted."""
         ...
@@ -96,9 +100,7 @@ class Transport(Protocol):
         ...
 
 
-def version_of(spans: Sequence[tuple[str, int, int]] | None, count: int) -> str | None:
-    """The one version of `count` tokens; where there are several, all of them, so that it equals none."""
-    if not spans or not count:
-        return None
+def version_of(spans: Sequence[tuple[str, int, int]]) -> str | None:
+    """The one version of all tokens of a request, from the spans of each; of several, all, so that it equals none."""
     names = [version for version, start, end in spans if end > start]
-    return names[0] if len(names) == 1 else ",".join(names) if names else None
+    return ",".join(names) or None

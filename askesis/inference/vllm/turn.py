@@ -41,7 +41,8 @@ class Turn:
 
     def ask(self) -> Ask:
         """The next segment."""
-        sampling, room, stop = self._sampling, self._limit - len(self._tokens), sampling_stop(self._sampling)
+        sampling, room = self._sampling, self._limit - len(self._tokens)
+        stop = tuple(dict.fromkeys(sampling.stop))
         if sampling.thinking is not None:
             thinking = self._budgets.stride(_ROW)
             if thinking < room:
@@ -122,11 +123,6 @@ class Turn:
         self._logprobs.append(logprob)
         self._forced.append(forced)
         self._versions.append(version)
-
-
-def sampling_stop(sampling: Sampling) -> tuple[int, ...]:
-    """The ids that end a request, each once."""
-    return tuple(dict.fromkeys(sampling.stop))
 
 
 def _derived(seed: int, place: int) -> int:

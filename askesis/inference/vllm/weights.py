@@ -8,9 +8,13 @@ what goes from GPU to GPU.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +28,8 @@ from askesis.types import EngineError
 
 _SHM = Path("/dev/shm")
 _SPARE = 64 * 2**20
+_PREFIX = "askesis-weights-"
+_YOUNG_S = 60.0  # a folder may not be locked yet
 
 
 class Courier(Protocol):
@@ -43,19 +49,25 @@ class Courier(Protocol):
 class SharedMemory:
     """A `Courier` of files in a private folder in shared memory, or in `folder` (which workers must reach by its name).
 
-    Its other end is `worker.SharedMemoryEngine`.
+    A folder is locked as long as its owner lives: what one that was killed has left, the next `write` of anybody
+    removes. Its other end is `worker.SharedMemoryEngine`.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._parent = Path(folder) if folder is not None else _SHM if _SHM.is_dir() else Path(tempfile.gettempdir())
-        self._folder: Path | None = None
+        self._locks: dict[Path, int] = {}  # descriptors that hold them
 
     async def deliver(
         self, weights: Mapping[str, Tensor], version: int, fingerprint: str, transport: Transport
     ) -> None:
         """See `Courier.deliver`."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self.write, weights, version))
         try:
-            path = await asyncio.to_thread(self.write, weights, version)
+            path = await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the thread writes on, and nobody will read it
+            writing.add_done_callback(self._drop)
+            raise
+        try:
             info = {"path": str(path), "fingerprint": fingerprint, "tensors": len(weights), "version": version}
             try:
                 await transport.begin_update()
@@ -65,30 +77,59 @@ class SharedMemory:
             await transport.update(info)
             await transport.finish_update()
         finally:
-            self.close()
+            self._remove(path.parent)
 
     def write(self, weights: Mapping[str, Tensor], version: int) -> Path:
         """The file of these weights, whatever device they are on. Raises `EngineError` where there is no room."""
-        self.close()
         size = sum(tensor.nbytes for tensor in weights.values())
+        folder = None
         try:
+            self._sweep()
             if (free := shutil.disk_usage(self._parent).free) < size + _SPARE:
                 raise EngineError(
                     f"weights version {version}: {size:,} bytes do not fit into {self._parent}, which has {free:,} "
                     "left; enlarge it, or name another folder that the engine's workers reach"
                 )
-            self._folder = Path(tempfile.mkdtemp(prefix="askesis-weights-", dir=self._parent))
-            path = self._folder / f"version-{version}.safetensors"
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
+            self._locks[folder] = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._locks[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = folder / f"version-{version}.safetensors"
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
-        except OSError as error:
-            raise EngineError(f"weights version {version} cannot be written to {self._parent}: {error}") from error
+        except BaseException as error:
+            if folder is not None:
+                self._remove(folder)
+            if isinstance(error, OSError):
+                raise EngineError(f"weights version {version} cannot be written to {self._parent}: {error}") from error
+            raise
         return path
 
+    def _sweep(self) -> None:
+        """Remove what the dead have left."""
+        for folder in self._parent.glob(f"{_PREFIX}*"):
+            with suppress(OSError):  # somebody else's, or gone meanwhile
+                if folder in self._locks or time.time() - folder.stat().st_mtime < _YOUNG_S:
+                    continue
+                descriptor = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+    def _drop(self, writing: asyncio.Future[Path]) -> None:
+        if not writing.cancelled() and writing.exception() is None:
+            self._remove(writing.result().parent)
+
+    def _remove(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        if (descriptor := self._locks.pop(folder, None)) is not None:
+            os.close(descriptor)
+
     def close(self) -> None:
-        """Remove the last file."""
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove all files that are not needed any more."""
+        for folder in list(self._locks):
+            self._remove(folder)
 
 
 class Refused(ValueError):
