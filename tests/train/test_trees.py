@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from train_doubles import VOCAB, separate, small_mixture, small_model
 
 from askesis.loop.samples import trace_samples
+from askesis.models import TransformersLM
 from askesis.train import Optimisers, Trainer, grove, supervised
 from askesis.train.forest import lexical, plant
 from askesis.train.trees import BLOCK, ByBlock, ByChain, blocks, chains, last_seen, padded
@@ -101,7 +102,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(**SHAPES)
 def test_a_tree_teaches_what_its_branches_teach(kind, **shape):
     check(kind, **shape)
@@ -185,25 +186,41 @@ def test_attention_chain_by_chain_is_exact(seed, least, heads):
         torch.testing.assert_close(a, b)
 
 
-@settings(max_examples=5, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1, 8, None]))
-def test_blocks_are_those_of_the_mask(seed, least):
-    """FlexAttention's blocks, worked out of segments, beside the mask of the sequences; and its forward."""
-    from torch.nn.attention.flex_attention import create_mask
-
+def padded_mask(seed, least):
+    """A forest of several blocks, and who sees whom; padding sees itself."""
     forest, places = random_forest(seed, least, count=25, longest=150)
     count, size = len(forest.tokens), padded(len(forest.tokens))
     mask = torch.eye(size, dtype=torch.bool)
     mask[:count, :count] = seen_by(forest, places)
-    attention = ByBlock(forest, CPU)
-    assert torch.equal(create_mask(attention.mask.mask_mod, 1, 1, size, size, device="cpu")[0, 0], mask)
+    return forest, mask
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 8, None]))
+def test_blocks_are_those_of_the_mask(seed, least):
+    """FlexAttention's blocks, worked out of segments, beside the mask of the sequences."""
+    forest, mask = padded_mask(seed, least)
     tiles = mask.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK)).transpose(1, 2).flatten(2)
-    some, whole = blocks(last_seen(forest, size))
+    some, whole = blocks(last_seen(forest, len(mask)))
     assert torch.equal(torch.from_numpy(whole), tiles.all(-1))
     assert torch.equal(torch.from_numpy(some), tiles.any(-1) & ~tiles.all(-1))
-    q, k, v = (torch.randn(1, heads, size, 8) for heads in (4, 2, 2))
-    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    torch.testing.assert_close(attention(0, q, k, v), want, atol=1e-5, rtol=1e-4)
+    places = torch.arange(len(mask))
+    sees = ByBlock(forest, CPU).mask.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places[None])
+    assert torch.equal(sees, mask)
+
+
+def test_flex_attention_sees_the_forest(monkeypatch):
+    """Forward and back, without its fused kernels: so it has a backward on a CPU too, though it refuses it."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    forest, mask = padded_mask(0, 8)
+    inputs = [torch.randn(1, heads, len(mask), 8, requires_grad=True) for heads in (4, 2, 2)]
+    slope = torch.randn(1, 4, len(mask), 8)
+    got = ByBlock(forest, CPU)(0, *inputs)
+    want = F.scaled_dot_product_attention(*inputs, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    slopes = [torch.autograd.grad((x * slope).sum(), inputs) for x in (got, want)]
+    for a, b in zip(*slopes, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -216,6 +233,26 @@ def test_on_an_accelerator_as_on_a_cpu():
     want, _ = gradient(model, samples, backend="torch")
     got, _ = gradient(copy.deepcopy(model).cuda(), samples, backend="torch")
     assert max(distance([g.cpu() for g in got], want)) < 1e-3  # TF32 apart
+
+
+def test_a_model_of_transformers_gets_rows():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    model = TransformersLM(LlamaForCausalLM(LlamaConfig(**sizes, **heads)))
+    samples = samples_of(groups(1, count=2, size=3, turns=6, longest=20), np.random.default_rng(0))
+    got, _ = gradient(model, samples, batch_tokens=300)
+    total = torch.zeros(())
+    for one in samples:
+        tokens, mask = torch.from_numpy(one.token_ids.astype(np.int64)), torch.from_numpy(one.mask[1:])
+        scores = model.inner(tokens[None]).logits[0, :-1] / one.temperature
+        losses = F.cross_entropy(scores, tokens[1:], reduction="none") * torch.from_numpy(one.advantages[1:])
+        total = total + losses[mask].sum()
+    total = total / sum(int(one.mask[1:].sum()) for one in samples)
+    want = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+    assert max(distance(got, want)) < 1e-4
 
 
 def test_logits_that_are_too_many_are_computed_again(monkeypatch):
