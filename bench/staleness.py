@@ -345,7 +345,10 @@ def summary(lines: Sequence[Line], *, lr: float) -> Result:
         spread=spread,
         ratio=round(share, 3),
         met=share >= GOAL and headline.get("seeds", 0) >= 5,
-        notes=sorted({f"{job.steps} steps of {8 * job.per_step} episodes of {job.recipe}" for job in map(_job, lines)}),
+        notes=[
+            "a share is of fresh samples at the same rate; these bear higher rates, at which stale ones fail",
+            *sorted({f"{job.steps} steps of {8 * job.per_step} episodes of {job.recipe}" for job in map(_job, lines)}),
+        ],
     )
 
 
