@@ -68,11 +68,12 @@ class View:
     messages: Sequence[Message]
     specialist: str
     ended: bool
-    outcome: Outcome | None = None
+    ends: list[tuple[Outcome | None, str]] = field(default_factory=list)
 
     def end(self, outcome: Outcome | None, *, log: str = "") -> None:
-        """See `types.Session`."""
-        self.outcome = self.outcome or outcome
+        """See `types.Session`; said there when the tool has returned."""
+        self.ends.append((outcome, log))
+        self.ended = self.ended or outcome is not None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -142,12 +143,12 @@ class EnvHost(Mortal):
         return self._episodes[episode]
 
     async def call(self, episode: str, place: int, args: Mapping[str, Any], sent: Mapping[str, Any]) -> Answer:
-        """Call a tool; its result, and the outcome by which it ended its session, if it did."""
+        """Call a tool; its result, and what it said of its session's end, in order."""
 
-        async def work() -> tuple[ToolResult, Outcome | None]:
+        async def work() -> tuple[ToolResult, Sequence[tuple[Outcome | None, str]]]:
             view: Any = View(**sent)
             result = await self._episode(episode)[2][place](args, view)
-            return result, view.outcome
+            return result, view.ends
 
         return await answer(work())
 
@@ -187,14 +188,22 @@ class EnvHost(Mortal):
 
         return await answer(work())
 
+    async def forget(self) -> Answer:
+        """Close all episodes: whoever had them has given this machine up, and has come back to it."""
+        return await answer(self._forget())
+
+    async def _forget(self) -> None:
+        self._unwanted |= self._opening
+        episodes, self._episodes = self._episodes, {}
+        for _, state, _ in episodes.values():
+            with suppress(Exception):
+                await state.close()
+
     async def shut(self) -> Answer:
         """Close all episodes and the environment."""
 
         async def work() -> None:
-            for _, state, _ in self._episodes.values():
-                with suppress(Exception):
-                    await state.close()
-            self._episodes.clear()
+            await self._forget()
             if self._made is not None:
                 await self._made.close()
 
@@ -323,11 +332,11 @@ class RemoteTool:
         sent = {name: getattr(session, name) for name in _SENT if hasattr(session, name)}
         sent = {"specialist": "", "ended": False, **sent, "messages": tuple(session.messages)}
         try:
-            result, outcome = await self.state.host.ask("call", self.state.id, self.place, dict(args), sent)
+            result, ends = await self.state.host.ask("call", self.state.id, self.place, dict(args), sent)
         except Gone as error:
             raise ToolError(str(error)) from error
-        if outcome is not None:
-            session.end(outcome)
+        for outcome, log in ends:
+            session.end(outcome, log=log)
         found: ToolResult = result
         return found
 
@@ -422,6 +431,8 @@ class RemoteEnv(WrappedEnv):
         while True:
             try:
                 process = (await asyncio.wait_for(host.actor.ask("ping"), self._silent_s)).value
+                if host.why_out and host.process == process:  # else it has forgotten by itself
+                    await asyncio.wait_for(host.actor.ask("forget"), self._silent_s)
             except Gone as error:
                 host.lose(str(error))
             except TimeoutError:

@@ -118,9 +118,10 @@ async def prepare(recipe: Recipe, *, checkpoint: Path | None = None) -> Prepared
         load_agent(recipe.agent.name, **recipe.agent.options)  # what is wrong with it is said before anything is loaded
     fresh = recipe.model.init is not None and checkpoint is None
     folder = None if fresh else checkpoint or checkpoints.resolve(recipe.model.checkpoint)
-    cluster = Cluster(recipe.cluster) if recipe.cluster.address else None
     env = load_env(recipe.env.name, **recipe.env.options)
+    cluster: Cluster | None = None
     try:
+        cluster = Cluster(recipe.cluster) if recipe.cluster.address else None
         if cluster is not None and recipe.cluster.envs:
             env = cluster.env(env, recipe.env.name, recipe.env.options)
         agent = agent_for(env, recipe.agent.name, **recipe.agent.options)

@@ -12,7 +12,18 @@ from askesis.chat import Qwen3Renderer, train_bpe
 from askesis.envs import load_env, remote
 from askesis.inference.actors import Gone
 from askesis.rollout import EpisodeSpec, PolicySpeakers, Roller
-from askesis.types import Outcome, Reward, Said, Task, Thinking, ToolError, ToolResult, ToolSpec, assistant, user
+from askesis.types import (
+    Outcome,
+    Reward,
+    Said,
+    Task,
+    Thinking,
+    ToolError,
+    ToolResult,
+    ToolSpec,
+    assistant,
+    user,
+)
 
 RENDERER = Qwen3Renderer(train_bpe(["view the file, replace a line, submit"] * 3, 300))
 
@@ -166,6 +177,61 @@ async def test_a_machine_that_falls_silent_is_given_up(actors):
     await there.close()
 
 
+async def test_a_machine_that_was_given_up_and_lives_closes_what_nobody_asks_for_any_more(actors, monkeypatch):
+    """Also an episode whose setting up was still on its way."""
+    there = of("repair", hosts=1)
+    await there.ready(10.0)
+    (actor,), tasks = actors, there.tasks("heldout", limit=2)
+    await there.setup(tasks[0])
+    (held,) = [state for _, state, _ in actor.host._episodes.values()]
+    closed, close = [], type(held).close
+
+    async def closing(state):
+        closed.append(state)
+        await close(state)
+
+    monkeypatch.setattr(type(held), "close", closing)
+    go, env = asyncio.Event(), actor.host._env
+    setup = env.setup
+
+    async def slowly(task):
+        await go.wait()
+        return await setup(task)
+
+    env.setup = slowly
+    late = asyncio.create_task(actor.host.setup("late", tasks[1]))  # which nobody could cancel
+    await asyncio.sleep(0.01)
+    there._hosts[0].lose("it was silent")
+    for _ in range(200):
+        if not there.hosts[0][2]:
+            break
+        await asyncio.sleep(0.02)
+    assert closed == [held] and there.hosts[0][1:] == (0, "")
+    go.set()
+    assert "nobody waits" in (await asyncio.wait_for(late, 10)).failure[1]
+    assert len(closed) == 2 and actor.host._episodes == {}
+    await there.close()
+
+
+async def test_what_a_tool_elsewhere_says_of_its_sessions_end_is_said_here(actors):
+    there = remote.RemoteEnv(Talking(), f"{__file__}:Talking", {})
+    task = there.tasks("train")[0]
+    state = await there.setup(task)
+    ends = []
+
+    class Session:
+        seed, messages, thinking, limits, ended = 0, (), Thinking(), task.limits, False
+
+        def end(self, outcome, *, log=""):
+            ends.append((outcome and outcome.reason, log))
+
+    Session.task = task
+    tool = next(tool for tool in there.tools(task, state) if tool.spec.name == "stop")
+    await tool({}, Session())
+    assert ends == [(None, "the program's last words"), ("left after 0", "")]
+    await there.close()
+
+
 class Talking:
     """Speaks first, answers, ends by itself, and has a tool that ends the session and one that wants too much."""
 
@@ -178,7 +244,7 @@ class Talking:
         return TalkingState()
 
     def tools(self, task, state):
-        return [Tells("leave", state), Tells("spawn", state)]
+        return [Tells(name, state) for name in ("leave", "spawn", "stop")]
 
     def opening(self, task, state):
         return [user("Good morning.")]
@@ -213,6 +279,9 @@ class Tells:
     async def __call__(self, args, session):
         if self.spec.name == "spawn":
             await session.spawn("help")
+        if self.spec.name == "stop":
+            session.end(None, log="the program's last words")
+            assert not session.ended
         session.end(Outcome(by="policy", reason=f"left after {len(session.messages)}"))
         return ToolResult(text="bye")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from askesis.inference.vllm import Devices, Local, Server, SharedMemory, VLLMEng
 from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.http import Client
 from askesis.inference.vllm.remote import Remote
-from askesis.models import fingerprint
+from askesis.models import build, fingerprint
 from askesis.types import (
     ConfigError,
     ContextOverflow,
@@ -409,7 +410,12 @@ async def test_requests_that_make_no_sense_are_refused_before_vllm_sees_them(mak
         await VLLMEngine(engine._transport, context_length=CONTEXT, vocab_size=VOCAB + 1).start()
 
 
-def test_what_vllm_fuses_is_taken_apart_again_also_from_several_ranks(model):
+@pytest.mark.parametrize("experts", [0, 3])
+def test_what_vllm_fuses_is_taken_apart_again_also_from_several_ranks(model, experts):
+    if experts:
+        sizes = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        model = build(dataclasses.replace(model.config, **sizes))
+        model.initialise(0, 0.3)
     parts = dict(model.named_parameters())
     heads, shared, size = 4, 2, 8
     for ranks in (1, 2, 4):
@@ -473,7 +479,17 @@ def _fused(parts, heads, shared, size, rank, ranks):
     replicas = max(1, ranks // shared)
     for name, tensor in parts.items():
         tensor = tensor.detach()
-        if ".q_proj." in name:
+        if ".experts." in name:
+            layer, _, expert = name.partition(".experts.")
+            fused = f"{layer}.experts.routed_experts.w13_weight"  # as vLLM 0.32 names them, and lays them out
+            if expert == "0.gate_proj.weight":
+                gates, ups, downs = (
+                    torch.stack([parts[f"{layer}.experts.{n}.{which}.weight"] for n in range(3)])
+                    for which in ("gate_proj", "up_proj", "down_proj")
+                )
+                put(fused, torch.cat([gates.chunk(ranks, 1)[rank], ups.chunk(ranks, 1)[rank]], 1))
+                put(fused.replace("w13", "w2"), downs.chunk(ranks, 2)[rank])
+        elif ".q_proj." in name:
             k, v = parts[name.replace("q_proj", "k_proj")], parts[name.replace("q_proj", "v_proj")]
             fewer = ranks // replicas
             three = [rows(tensor), rows(k, fewer, rank // replicas), rows(v, fewer, rank // replicas)]

@@ -19,6 +19,7 @@ Gather = Callable[[Tensor, int], Tensor]
 
 _QKV, _GATE_UP = "qkv_proj", "gate_up_proj"
 _ROWS = ("o_proj", "down_proj")  # split along their input
+_EXPERTS = ".routed_experts"  # in the names of vLLM's experts, and of nobody else's
 
 
 def held(model: nn.Module, *, ranks: int = 1, gather: Gather | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -66,7 +67,7 @@ def _parts(
         for other, part in zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True):
             yield sibling(other), whole(part, 0)
     elif kind in ("w13_weight", "w2_weight"):
-        yield from _experts(owner, kind, tensor, whole)
+        yield from _experts(owner.removesuffix(_EXPERTS), kind, tensor, whole)
     elif hasattr(module, "org_vocab_size"):
         yield name, whole(tensor, 0)[: _rows(module)]
     elif last in _ROWS and tensor.ndim == 2:
