@@ -89,7 +89,7 @@ class Ours:
     async def take(self) -> tuple[Sequence[str], Sequence[str]] | None:
         """See `Scheduling`."""
         taken = await self._scheduler.take()
-        return None if taken is None else ([group.id for group in taken.groups], taken.stale)
+        return None if taken is None else ([group.id for group in taken.groups], taken.given_up)
 
 
 class Counted:

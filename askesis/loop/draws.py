@@ -1,7 +1,7 @@
 """Prompts on their way from the stream to the trainer: entered in the ledger before an episode of theirs starts.
 
 Those come first that were drawn before and are neither trained nor dropped: on their way when a run was cut off, or
-given up since they had grown too old. New ones follow in the order of the stream.
+given up. New ones follow in the order of the stream.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ class Draws:
         self._flying |= {prompt.group: prompt for prompt in prompts}
         return [self._source.specs(prompt) for prompt in prompts]
 
-    def taken(self, groups: Sequence[Group], stale: Iterable[str]) -> list[Group]:
+    def may_spare(self, group: str) -> bool:
+        """Whether a group may be given up for being slow: one that is drawn again is waited for, else the slowest
+        prompts would never be trained."""
+        return not self._flying[group].draws
+
+    def taken(self, groups: Sequence[Group], given_up: Iterable[str]) -> list[Group]:
         """What a step was given, in the order of the stream. What was given up is drawn again."""
-        for name in stale:
+        for name in given_up:
             prompt = self._flying.pop(name)
             self._again.append(replace(prompt, draws=prompt.draws + 1))
         order = {group.id: self._flying.pop(group.id).position for group in groups}

@@ -57,7 +57,7 @@ class Line:
     tally: Tally
     sampled: bool = True
     ahead: bool = False
-    stale: list[str] = field(default_factory=list)  # given up since the last step
+    given_up: list[str] = field(default_factory=list)  # since the last step
 
     async def take(self) -> tuple[Taken, list[Group]] | None:
         """The next step's groups in the order of the stream; None at the end of the data, or after a shutdown."""
@@ -65,12 +65,12 @@ class Line:
             taken = await self.scheduler.take()
             if taken is None:
                 return None
-            groups = self.draws.taken(taken.groups, taken.stale)
-            self.stale.extend(taken.stale)
+            groups = self.draws.taken(taken.groups, taken.given_up)
+            self.given_up.extend(taken.given_up)
             if groups:
                 return taken, groups
 
     def begin(self, step: int) -> None:
         """From now on what is drawn and emitted is this step's."""
         self.draws.step = self.sink.step = step
-        self.stale.clear()
+        self.given_up.clear()

@@ -210,7 +210,7 @@ class Training:
         """One step, committed; None if there is nothing left to draw, or it was interrupted."""
         begun = time.monotonic()
         if line.scheduler.version != self.position.version:
-            line.scheduler.advance(self.position.version)
+            line.scheduler.advance(self.position.version, seconds=self.history[-1].train_s)
         taken = await line.take()
         if taken is None:
             self.stopped_by = self.stopped_by or "demonstrations"
@@ -275,7 +275,7 @@ class Training:
             step,
             record.version,
             trained=batch.trained,
-            dropped={**batch.dropped, **dict.fromkeys(line.stale, STALE)},
+            dropped={**batch.dropped, **dict.fromkeys(line.given_up, STALE)},
             checkpoint=name,
             fingerprints=(record.began, record.made),
         )
@@ -390,6 +390,7 @@ class Training:
         scheduler = Scheduler(
             roller,
             draw=draws.draw,
+            may_spare=draws.may_spare,
             per_step=source.per_step,
             staleness=recipe.rollout.staleness,
             version=self.position.version,
@@ -508,7 +509,7 @@ def step_record(
         staleness=ages.mean,
         staleness_max=ages.most,
         distances=ages.shares,
-        stale=len(line.stale),
+        stale=len(line.given_up),
         waited=dict(pace.waited_s),
         held_s=pace.held_s,
         ready=pace.ready,

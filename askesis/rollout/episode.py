@@ -63,12 +63,14 @@ async def run_episode(spec: EpisodeSpec, stage: Stage) -> Trace:
     """Play one attempt at one episode. Raises nothing.
 
     Run it in a task of its own: cancelling that task makes it close up and return a trace with outcome `cancelled`.
+    What was cancelled though nobody asked for it is a failure of the agent, as any other exception of its would be.
     """
     episode = _Episode(spec=spec, stage=stage)
     try:
         await episode.play()
     except asyncio.CancelledError:
-        episode.outcome, episode.rewards = Outcome(by="cancelled", reason="cancelled"), ()
+        ended = Outcome(by="cancelled", reason="cancelled") if _asked_to_end() else _from_within()
+        episode.outcome, episode.rewards = ended, ()
     except Exception as error:  # ours to repair, but no reason to lose the episode or the run
         episode.outcome, episode.rewards = Outcome(by="engine", reason="internal", detail=repr(error)), ()
     await episode.close()
@@ -157,6 +159,10 @@ class _Episode:
                 await self.stage.agent.run(session)
         except EpisodeEnded:
             pass
+        except asyncio.CancelledError:
+            if _asked_to_end():
+                raise
+            session.outcome = session.outcome or _from_within()
         except Exception as error:
             failure = Outcome(by="agent", reason="error", detail=f"{type(error).__name__}: {error}")
             session.outcome = session.outcome or failure
@@ -263,6 +269,16 @@ def shared_out(env: Env, task: Task, state: State) -> tuple[Sequence[Tool], list
         [tool for name, tool in tools.items() if name not in theirs],
         [(specialist, [tools[name] for name in specialist.tools]) for specialist in foreseen],
     )
+
+
+def _asked_to_end() -> bool:
+    """Whether somebody cancels this task: what an agent awaits may have been cancelled, which looks the same to it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _from_within() -> Outcome:
+    return Outcome(by="agent", reason="error", detail="what the agent awaited was cancelled, though nobody ended it")
 
 
 def _opening(env: Env, task: Task, state: State) -> Sequence[Message]:

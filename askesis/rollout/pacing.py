@@ -54,20 +54,23 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What a step trains. groups: in the order in which they were drawn. stale: names of the groups that were given up
-    since the last take; they were not and will not be among any step's groups."""
+    """What a step trains. groups: in the order in which they were drawn. given_up: names of the groups that were given
+    up since the last take; they were not and will not be among any step's groups. Where there are any, there are no
+    groups: their prompts are to be drawn again before anything else is, so the next step has to be asked for again."""
 
     groups: Sequence[Group]
-    stale: Sequence[str]
+    given_up: Sequence[str]
     figures: Pace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Whole:
-    """A group that waits for the trainer. oldest: the version of its first token, None if no policy sampled any."""
+    """A group that waits for the trainer. drawn: under which version; oldest: that of its first token, None if no
+    policy sampled any."""
 
     group: Group
     number: int
+    drawn: int
     oldest: int | None
 
 
@@ -87,7 +90,8 @@ class Scheduler:
     """Paces the episodes of `roller` and a trainer.
 
     draw: gives the episodes of up to n further groups, a sequence each; fewer at the end of the data. It is called when
-    there is room, from within the event loop, and after a group was given up again. per_step: groups of a step.
+    there is room, from within the event loop, and again once a take has said that groups were given up. may_spare:
+    whether the group of that name may be given up for being slow; by default each may. per_step: groups of a step.
     staleness: most versions between the weights that sampled a group's first token and those that are trained on it.
     version: of the weights in the engine; each step is to make one more. step: the number of the first step, under
     which the traces of what is drawn for it are kept; every `advance` counts on. spare: the share of all groups that
@@ -108,6 +112,7 @@ class Scheduler:
         step: int = 1,
         label: str = "train",
         spare: float = 0.02,
+        may_spare: Callable[[str], bool] = lambda name: True,
         report_s: float = 60.0,
     ) -> None:
         if per_step < 1 or staleness < 0 or report_s <= 0 or not 0 <= spare <= 1:
@@ -117,9 +122,10 @@ class Scheduler:
             )
         self._roller, self._draw, self._per_step, self._staleness = roller, draw, per_step, staleness
         self._step, self._spare, self._report_s = step, spare if staleness else 0.0, report_s
+        self._may_spare = may_spare
         self._desk = Desk(version, self._rank)
         self._ready: dict[str, _Whole] = {}
-        self._stale: list[str] = []
+        self._given_up: list[str] = []  # and not reported yet
         self._taken = 0  # groups of the step that is trained now
         self._drawn = self._spared = 0  # groups so far; those of them that were given up for being slow
         self._dry = False  # the last draw gave less than was asked for
@@ -128,9 +134,10 @@ class Scheduler:
         self._moved = asyncio.Event()
         self._held_since: float | None = None
         self._held_s = 0.0
-        self._since = 0.0  # when the take that waits now began to
+        self._since: float | None = None  # when the step that is awaited now was first asked for
+        self._waited: defaultdict[str, float] = defaultdict(float)  # for it, by reason
         self._began = self._train_s = math.inf  # when the step that is trained now began; seconds of the last one
-        self._roll = roller.open(self._deliver, label=label, speakers=self._desk.speakers)
+        self._roll = roller.open(self._deliver, label=label, speakers=self._desk.speakers, lost=self._lost)
 
     @property
     def version(self) -> int:
@@ -140,41 +147,47 @@ class Scheduler:
     async def take(self) -> Taken | None:
         """The groups of the next step; waits for them. None at the end of the data, or after `shutdown`.
 
-        Fewer than `per_step` where the data end; none, with `stale`, where all that was left was given up. Raises what
-        `draw`, the store or the roller itself failed with.
+        Fewer than `per_step` where the data end; none, with `given_up`, at once where groups were. Raises what `draw`,
+        the store or the roller itself failed with.
         """
-        waited: dict[str, float] = defaultdict(float)
         clock = asyncio.get_running_loop().time
-        self._since = clock()
+        if self._since is None:
+            self._since = clock()
         while True:
+            self._weed()
             self._admit()
             self._raise_failure()
             if self._closed:
                 return None
-            self._weed()
+            if self._given_up:
+                return self._report()
             chosen = self._next()
             late = [] if chosen is None else self._late(chosen)
             if chosen is not None and not late:
                 break
             begun = clock()
-            patience = self._since + _PATIENCE * self._train_s - begun if late and self._may_spare() else math.inf
-            if patience <= 0:
-                self._spare_one(late)
+            slow = self._spareable(late)
+            patience = math.inf if slow is None else self._since + _PATIENCE * self._train_s - begun
+            if slow is not None and patience <= 0:
+                self._spared += 1
+                self._give_up(slow.name, f"it holds the trainer back; {self.awaited()}")
                 continue
             await self._movement(patience)
-            waited["due" if late else "groups"] += clock() - begun
-        if not chosen and not self._stale:
-            return None
-        return self._hand_over(chosen, waited)
+            self._waited["due" if late else "groups"] += clock() - begun
+        return self._hand_over(chosen) if chosen else None
 
-    def advance(self, version: int) -> None:
-        """The weights of `version` are in the engine: what was taken is trained, and more can be drawn."""
+    def advance(self, version: int, *, seconds: float | None = None) -> None:
+        """The weights of `version` are in the engine: what was taken is trained, and more can be drawn.
+
+        seconds: that training took, where something else was done since the take too; by default all since then.
+        """
         if version < self._desk.version:
             raise ConfigError(f"scheduler: advance({version}) after version {self._desk.version}: versions only grow")
-        self._train_s = max(0.0, asyncio.get_running_loop().time() - self._began)
+        self._train_s = max(0.0, asyncio.get_running_loop().time() - self._began) if seconds is None else seconds
         self._desk.version = version
         self._taken = 0
         self._step += 1
+        self._weed()
         self._admit()
         self._moved.set()
 
@@ -187,8 +200,9 @@ class Scheduler:
     def awaited(self) -> str:
         """One line: what has to come before the next step, and who is the slowest on the way to it."""
         now = asyncio.get_running_loop().time()
+        since = now if self._since is None else self._since
         have = (
-            f"step {self._step} is awaited since {now - self._since:.0f} s, under version {self.version}: "
+            f"step {self._step} is awaited since {now - since:.0f} s, under version {self.version}: "
             f"{len(self._ready)} groups are whole, a step takes {self._per_step}"
         )
         flights = sorted(self._desk.flights.values(), key=lambda flight: flight.number)
@@ -198,16 +212,22 @@ class Scheduler:
 
     # -- what is taken -----------------------------------------------------------------------------------------------
 
-    def _due(self, oldest: int | None) -> float:
-        """The last version that may be trained on what began under `oldest`."""
-        return math.inf if oldest is None else oldest + self._staleness
+    def _due(self, of: _Whole | Flight) -> float:
+        """The last version that may be trained on it."""
+        return math.inf if of.oldest is None else of.oldest + self._staleness
 
     def _next(self) -> list[_Whole] | None:
         """The groups of the next step, as far as they are whole, the most urgent first; None if there are too few."""
         if len(self._ready) < self._per_step and self._desk.flights:
             return None
-        ready = sorted(self._ready.values(), key=lambda whole: (self._due(whole.oldest), whole.number))
-        return ready[: self._per_step]
+        return sorted(self._ready.values(), key=self._urgency)[: self._per_step]
+
+    def _urgency(self, whole: _Whole) -> tuple[float, bool, int]:
+        """By deadline. What nobody has sampled a token of has none, but fills a place until it is taken: its turn comes
+        when it would, had it begun as it was drawn, though after what is due for good."""
+        if whole.oldest is not None:
+            return (self._due(whole), False, whole.number)
+        return (max(self.version, whole.drawn + self._staleness), True, whole.number)
 
     def _late(self, chosen: Sequence[_Whole]) -> list[Flight]:
         """The groups on their way that would be too many for the steps before their deadlines, were these taken.
@@ -215,9 +235,9 @@ class Scheduler:
         Empty also where waiting is of no use: where none of them could take the place of a group that has more time.
         """
         taken = {whole.number for whole in chosen}
-        last = max((self._due(whole.oldest) for whole in chosen), default=0.0)
-        flights = [(self._due(flight.oldest), flight) for flight in self._desk.flights.values()]
-        rest = (self._due(whole.oldest) for whole in self._ready.values() if whole.number not in taken)
+        last = max((self._due(whole) for whole in chosen), default=0.0)
+        flights = [(self._due(flight), flight) for flight in self._desk.flights.values()]
+        rest = (self._due(whole) for whole in self._ready.values() if whole.number not in taken)
         dues = sorted(due for due in (*(due for due, _ in flights), *rest) if due < last)
         for count, due in enumerate(dues, 1):
             if count > self._per_step * (due - self.version):
@@ -226,19 +246,16 @@ class Scheduler:
                     return [flight for _, _, flight in late]
         return []
 
-    def _may_spare(self) -> bool:
-        return self._spared + 1 <= self._spare * self._drawn
-
-    def _spare_one(self, late: Sequence[Flight]) -> None:
-        """Give the most urgent of them up: the trainer has waited long enough."""
-        flight = late[0]
-        self._spared += 1
-        self._give_up(flight.name, f"it holds the trainer back; {self.awaited()}")
+    def _spareable(self, late: Sequence[Flight]) -> Flight | None:
+        """The most urgent of them that may be given up, where another one may be at all."""
+        if self._spared + 1 > self._spare * self._drawn:
+            return None
+        return next((flight for flight in late if self._may_spare(flight.name)), None)
 
     def _weed(self) -> None:
         """Give up what is too old to be trained, though nobody waited for it: after versions that were passed over."""
-        old = [name for name, whole in self._ready.items() if self._due(whole.oldest) < self.version]
-        old += [name for name, flight in self._desk.flights.items() if self._due(flight.oldest) < self.version]
+        old = [name for name, whole in self._ready.items() if self._due(whole) < self.version]
+        old += [name for name, flight in self._desk.flights.items() if self._due(flight) < self.version]
         for name in old:
             self._give_up(name, f"it began more than {self._staleness} versions before {self.version}")
 
@@ -247,38 +264,43 @@ class Scheduler:
         if self._ready.pop(name, None) is None:
             del self._desk.flights[name]
             self._roll.give_up(name)
-        self._stale.append(name)
-        self._dry = False
+        self._given_up.append(name)
 
-    def _hand_over(self, chosen: Iterable[_Whole], waited: Mapping[str, float]) -> Taken:
+    def _report(self) -> Taken:
+        """Say what was given up; from now on there is something to draw again."""
+        given_up, self._given_up = self._given_up, []
+        self._dry = False
+        return Taken(groups=(), given_up=given_up, figures=self._pace((), {}, 0.0))
+
+    def _hand_over(self, chosen: Iterable[_Whole]) -> Taken:
         chosen = sorted(chosen, key=lambda whole: whole.number)
         for whole in chosen:
             del self._ready[whole.group.id]
         self._taken = len(chosen)
         self._admit()
         self._began = asyncio.get_running_loop().time()
-        stale, self._stale = self._stale, []
         self._hold(self._held_since is not None)
-        held_s, self._held_s = self._held_s, 0.0
-        return Taken(
-            groups=[whole.group for whole in chosen],
-            stale=stale,
-            figures=Pace(
-                waited_s=dict(waited),
-                ages=[0 if whole.oldest is None else self.version - whole.oldest for whole in chosen],
-                ready=len(self._ready),
-                flying=len(self._roll.flying),
-                waiting=len(self._roll.waiting),
-                held_s=held_s,
-            ),
+        figures = self._pace(chosen, dict(self._waited), self._held_s)
+        self._since, self._held_s = None, 0.0
+        self._waited.clear()
+        return Taken(groups=[whole.group for whole in chosen], given_up=(), figures=figures)
+
+    def _pace(self, chosen: Iterable[_Whole], waited_s: Mapping[str, float], held_s: float) -> Pace:
+        return Pace(
+            waited_s=waited_s,
+            ages=[0 if whole.oldest is None else self.version - whole.oldest for whole in chosen],
+            ready=len(self._ready),
+            flying=len(self._roll.flying),
+            waiting=len(self._roll.waiting),
+            held_s=held_s,
         )
 
     # -- what is played ----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         """Draw groups as long as they would still be young enough when their turn comes to be trained."""
-        if self._admitting or self._closed or self._failure is not None:
-            return
+        if self._admitting or self._closed or self._failure is not None or self._given_up:
+            return  # nothing new before what was given up, which is drawn again when that was reported
         self._admitting = True
         try:
             while (wanted := self._room()) > 0 and not self._dry:
@@ -303,7 +325,7 @@ class Scheduler:
         name = specs[0].group
         if name in self._desk.flights or name in self._ready or any(spec.group != name for spec in specs):
             raise ConfigError(f"scheduler: draw gave group {name!r} twice, or mixed it with another; name each once")
-        self._desk.flights[name] = Flight(name=name, number=self._drawn, size=len(specs))
+        self._desk.flights[name] = Flight(name=name, number=self._drawn, drawn=self.version, size=len(specs))
         self._drawn += 1
         self._roll.add(specs, step=self._step)
 
@@ -319,7 +341,7 @@ class Scheduler:
 
     def _pressed(self, flight: Flight) -> bool:
         """Whether a group could miss its deadline: one before the last step, and not far from now."""
-        due, left = self._due(flight.oldest), len(self._desk.flights) + len(self._ready)
+        due, left = self._due(flight), len(self._desk.flights) + len(self._ready)
         last = self.version + (self._taken > 0) + math.ceil(left / self._per_step) - 1
         return due < last and due - self.version <= self._staleness / 2
 
@@ -327,8 +349,15 @@ class Scheduler:
         if group is None:
             self._closed = True
         elif (flight := self._desk.flights.pop(group.id, None)) is not None:
-            self._ready[group.id] = _Whole(group, flight.number, oldest_version(group))
+            self._ready[group.id] = _Whole(group, flight.number, flight.drawn, oldest_version(group))
         self._moved.set()
+
+    def _lost(self, name: str) -> None:
+        """It will never be whole, though nobody here has given it up."""
+        if not self._closed and self._desk.flights.pop(name, None) is not None:
+            _log.warning("group %s was cancelled on its way, and is given up", name)
+            self._given_up.append(name)
+            self._moved.set()
 
     def _raise_failure(self) -> None:
         self._roll.raise_failure()

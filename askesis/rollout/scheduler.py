@@ -149,14 +149,16 @@ class Roller:
         *,
         label: str = "",
         speakers: Callable[[Speakers], Speakers] | None = None,
+        lost: Callable[[str], None] | None = None,
     ) -> Roll:
         """A roll to which groups are added while it goes on.
 
-        deliver: called with each group as it is whole, and with None when the roll has ended. speakers: what stands
-        between the episodes and who speaks.
+        deliver: called with each group as it is whole, and with None when the roll has ended. lost: with the name of
+        each that will never be whole, but for those that are left when it ends. speakers: what stands between the
+        episodes and who speaks.
         """
         stage = self._stage if speakers is None else replace(self._stage, speakers=speakers(self._stage.speakers))
-        roll = Roll(self, stage, label, deliver)
+        roll = Roll(self, stage, label, deliver, lost)
         self._rolls.add(roll)
         return roll
 
@@ -213,8 +215,9 @@ class Roll:
         stage: Stage,
         label: str,
         deliver: Callable[[Group | None], None],
+        lost: Callable[[str], None] | None = None,
     ) -> None:
-        self._roller, self._stage, self._label, self._deliver = roller, stage, label, deliver
+        self._roller, self._stage, self._label, self._deliver, self._lost = roller, stage, label, deliver, lost
         self.waiting: deque[tuple[_Gathering, int]] = deque()
         self.flying: set[asyncio.Task[None]] = set()
         self._groups: dict[str, _Gathering] = {}
@@ -304,7 +307,15 @@ class Roll:
     def _landed(self, group: _Gathering, task: asyncio.Task[None]) -> None:
         self.flying.discard(task)
         group.playing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():  # before it had begun: else an episode gives a trace
+            group.missing -= 1
+            if not group.missing:
+                try:
+                    self._complete(group)
+                except Exception as failure:
+                    error = failure
+        if error is not None:
             self._failure = self._failure or error
             self.waiting.clear()
         self._fill()
@@ -330,14 +341,16 @@ class Roll:
 
     def _complete(self, group: _Gathering) -> None:
         del self._groups[group.name]
-        finals = tuple(trace for trace in group.finals if trace is not None)
+        finals = tuple(trace for trace in group.finals if trace is not None and trace.outcome.by != "cancelled")
         whole = None
-        if not group.given_up and all(trace.outcome.by != "cancelled" for trace in finals):
+        if not group.given_up and len(finals) == len(group.specs):
             whole = Group(id=group.name, task=finals[0].task, thinking=finals[0].thinking, traces=finals)
         self._keep(group, whole)
         if whole is not None:
             self._roller.progress.groups += 1
             self._deliver(whole)
+        elif self._lost is not None:
+            self._lost(group.name)
 
     def _keep(self, group: _Gathering, whole: Group | None = None) -> None:
         if self._roller._store is not None and group.attempts:

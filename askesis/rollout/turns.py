@@ -32,12 +32,14 @@ class EpisodeState:
 class Flight:
     """A group that was drawn and is not whole yet.
 
-    number: its place in the order of drawing. size: its episodes. first: by episode, the version of its first token, or
-    a bound from below while that is on its way. episodes: those that have begun. Both go by the episode's seed.
+    number: its place in the order of drawing. drawn: under which version it was. size: its episodes. first: by episode,
+    the version of its first token, or a bound from below while that is on its way. episodes: those that have begun.
+    Both go by the episode's seed.
     """
 
     name: str
     number: int
+    drawn: int
     size: int
     first: dict[int, int] = field(default_factory=dict)
     episodes: dict[int, EpisodeState] = field(default_factory=dict)
@@ -87,7 +89,7 @@ class _PacedSpeakers:
         """The inner speaker, listened to."""
         flight, state = self.desk.flights.get(spec.group), EpisodeState(asyncio.get_running_loop().time())
         if flight is None:  # it was given up a moment ago
-            flight = Flight(name=spec.group, number=0, size=1)
+            flight = Flight(name=spec.group, number=0, drawn=0, size=1)
         flight.first.pop(spec.seed, None)  # a retry samples anew
         flight.episodes[spec.seed] = state
         return _PacedSpeaker(self.inner.open(spec, episode), self.desk, flight, spec.seed, state)

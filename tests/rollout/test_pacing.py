@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from rollout_doubles import OFF, RENDERER, ScriptedEngine, ToyEnv, call, in_virtual_time, says, toy_task
 
@@ -88,17 +88,25 @@ class Machine:
 
 
 class Data:
-    """`draw` over so many groups, and over those that are drawn again."""
+    """`draw` over so many prompts, and first over those whose groups were given up."""
 
     def __init__(self, count, sizes=(2,)):
-        self.count, self.sizes, self.drawn = count, sizes, []
+        self.prompts, self.sizes = [f"g{number:04d}" for number in range(count)], sizes
+        self.left, self.again, self.drawn, self.given_up = self.prompts[::-1], [], [], []
+
+    def back(self, names):
+        self.given_up += names
+        self.again += [f"{name}.1" for name in names]
+
+    def may_spare(self, name):
+        return "." not in name
 
     def __call__(self, n):
         assert n > 0
         found = []
-        while len(found) < n and len(self.drawn) < self.count:
-            name = f"g{len(self.drawn):04d}"
-            size = self.sizes[len(self.drawn) % len(self.sizes)]
+        while len(found) < n and (self.again or self.left):
+            name = self.again.pop(0) if self.again else self.left.pop()
+            size = self.sizes[int(name[1:5]) % len(self.sizes)]
             self.drawn.append(name)
             found.append(
                 group_specs(toy_task(max_turns=40, tool_s=1e3, wall_s=1e5), OFF, group=name, size=size, seed=7)
@@ -106,12 +114,12 @@ class Data:
         return found
 
 
-async def train(scheduler, engine, *, train_s=10.0, steps=10**6, each=None):
+async def train(scheduler, engine, data, *, train_s=10.0, steps=10**6):
     """Trains until there is nothing more; the groups of each step, with the version that they went into."""
     done = []
     while len(done) < steps and (taken := await scheduler.take()) is not None:
-        if each is not None:
-            each(taken)
+        assert bool(taken.groups) != bool(taken.given_up)
+        data.back(taken.given_up)
         if taken.groups:
             done.append((scheduler.version, taken))
             await asyncio.sleep(train_s)
@@ -130,6 +138,7 @@ MACHINES = {
     "concurrency": st.integers(1, 20),
     "faults": st.sampled_from([0.0, 0.1, 0.4]),
     "train_s": st.sampled_from([0.1, 10.0, 200.0]),
+    "spare": st.sampled_from([0.0, 0.02, 0.2, 1.0]),
     "stop_at": st.one_of(st.none(), st.floats(0, 300)),
 }
 
@@ -149,7 +158,7 @@ def test_very_many_machines(tmp_path_factory, **machine):
     play(tmp_path_factory.mktemp("many"), **machine)
 
 
-def play(folder, *, seed, staleness, per_step, groups, sizes, concurrency, faults, train_s, stop_at):
+def play(folder, *, seed, staleness, per_step, groups, sizes, concurrency, faults, train_s, spare, stop_at):
     machine, data, seen = Machine(seed, faults=faults), Data(groups, sizes), []
 
     async def main():
@@ -159,11 +168,13 @@ def play(folder, *, seed, staleness, per_step, groups, sizes, concurrency, fault
                 machine.engine, RENDERER, machine.env, SoloAgent(), concurrency=concurrency, options=options,
                 store=store, on_trace=seen.append,
             )  # fmt: skip
-            scheduler = Scheduler(roller, draw=data, per_step=per_step, staleness=staleness)
+            scheduler = Scheduler(
+                roller, draw=data, per_step=per_step, staleness=staleness, spare=spare, may_spare=data.may_spare
+            )
             if stop_at is not None:
                 asyncio.get_running_loop().call_later(stop_at, lambda: asyncio.ensure_future(scheduler.shutdown()))
             async with asyncio.timeout(5e5):
-                done = await train(scheduler, machine.engine, train_s=train_s)
+                done = await train(scheduler, machine.engine, data, train_s=train_s)
                 await scheduler.shutdown()
             assert sorted(trace.id for trace in store.traces()) == sorted(trace.id for trace in seen)
             progress = roller.progress
@@ -176,14 +187,18 @@ def play(folder, *, seed, staleness, per_step, groups, sizes, concurrency, fault
     assert max(Counter(trained).values(), default=1) == 1 and set(trained) <= set(data.drawn)
     assert all(state.closed == 1 for state in machine.env.states)
     assert len({trace.id for trace in seen}) == len(seen)
+    assert not set(trained) & set(data.given_up) and not any("." in name for name in data.given_up)
+    assert len(data.given_up) <= (spare if staleness else 0) * len(data.drawn)
+    event(f"given up: {min(3, len(data.given_up))}")
     for version, taken in done:
-        assert taken.stale == []
-        assert [group.id for group in taken.groups] == sorted(group.id for group in taken.groups)
+        numbers = [data.drawn.index(group.id) for group in taken.groups]
+        assert numbers == sorted(numbers)
         for group, age in zip(taken.groups, taken.figures.ages, strict=True):
             oldest = oldest_version(group)
             assert oldest is None or 0 <= version - oldest == age <= staleness
     if stop_at is None:
-        assert sorted(trained) == data.drawn and len(trained) == groups
+        assert sorted(name[:5] for name in trained) == data.prompts  # also those that were given up at the very end
+        assert sorted([*trained, *data.given_up]) == sorted(data.drawn)
         assert all(len(taken.groups) == per_step for _, taken in done[:-1])
     if staleness == 0 and stop_at is None:
         assert trained == data.drawn  # step by step, as they were drawn
@@ -214,7 +229,7 @@ def test_no_bias_to_short_episodes():
 
     async def main():
         scheduler = scheduler_of(engine, data, per_step=4, staleness=6, spare=0.0, concurrency=48)
-        done = await train(scheduler, engine, train_s=4.0, steps=60)
+        done = await train(scheduler, engine, data, train_s=4.0, steps=60)
         await scheduler.shutdown()
         return done
 
@@ -256,7 +271,7 @@ def test_partial_rollouts_go_on_under_new_weights():
 
     async def main():
         scheduler = scheduler_of(engine, data, per_step=2, staleness=3, concurrency=4)
-        return await train(scheduler, engine, train_s=5.0)
+        return await train(scheduler, engine, data, train_s=5.0)
 
     groups = [group for _, taken in in_virtual_time(main) for group in taken.groups]
     assert sorted(group.id for group in groups) == data.drawn
@@ -278,29 +293,29 @@ def test_a_group_that_holds_the_trainer_back_is_given_up_as_far_as_that_is_allow
         async def main():
             roller = Roller(engine, RENDERER, ToyEnv(), SoloAgent(), on_trace=seen.append)
             scheduler = Scheduler(roller, draw=data, per_step=2, staleness=2, spare=spare, report_s=30.0)
-            done = await train(scheduler, engine, train_s=10.0)
+            done = await train(scheduler, engine, data, train_s=10.0)
             return done, asyncio.get_running_loop().time(), roller.progress
 
         done, wall, progress = in_virtual_time(main)
         trained = sorted(group.id for _, taken in done for group in taken.groups)
-        stale = [name for _, taken in done for name in taken.stale]
-        assert len(seen) == len(data.drawn) == progress.started and not set(trained) & set(stale)
-        assert sorted([*trained, *stale]) == data.drawn
-        return stale, wall, [trace.outcome.by for trace in seen if trace.group == "g0001"]
+        assert len(seen) == len(data.drawn) == progress.started
+        assert sorted([*trained, *data.given_up]) == sorted(data.drawn)
+        return data.given_up, wall, [trace.outcome.by for trace in seen if trace.group == "g0001"]
 
     with caplog.at_level(logging.WARNING, "askesis.rollout"):
         none, waited, _ = played(0.0)
         assert "the first on its way is g0001, begun under version 0" in caplog.text
         assert "an episode after 1 turns is with its tools, set-up or verifier since" in caplog.text
-        stale, wall, by = played(0.5)
+        given_up, wall, by = played(0.5)
     assert none == []
-    assert (stale, by) == (["g0001"], ["cancelled"])
+    assert (given_up, by) == (["g0001"], ["cancelled"])
     assert waited > 900 > 450 > wall
     assert "group g0001 is given up: it holds the trainer back" in caplog.text
 
 
 def test_versions_that_were_passed_over_leave_nothing_stale():
-    """Weights came from elsewhere, four versions on: what cannot be trained any more is reported, once."""
+    """Weights came from elsewhere, four versions on: what cannot be trained any more is reported, once, and is drawn
+    again before anything new."""
     engine, data = ScriptedEngine(lambda turn, request: SUBMIT, seconds=1.0), Data(20, sizes=(1,))
 
     async def main():
@@ -309,13 +324,73 @@ def test_versions_that_were_passed_over_leave_nothing_stale():
         await asyncio.sleep(10)
         engine.version = 4
         scheduler.advance(4)
-        done = await train(scheduler, engine)
+        done = await train(scheduler, engine, data)
         return [first, *(taken for _, taken in done)]
 
     steps = in_virtual_time(main)
-    stale = [name for taken in steps for name in taken.stale]
-    assert stale == ["g0002", "g0003"]
-    assert sorted([*stale, *(group.id for taken in steps for group in taken.groups)]) == data.drawn
+    assert data.given_up == ["g0002", "g0003"]
+    assert data.drawn[4:7] == ["g0002.1", "g0003.1", "g0004"]
+    trained = [group.id for taken in steps for group in taken.groups]
+    assert sorted(name[:5] for name in trained) == data.prompts
+
+
+def test_what_is_given_up_at_the_end_of_the_data_is_drawn_again():
+    """One hangs in its tool, is given up when all was drawn, and hangs for as long again: then it is waited for."""
+    engine, data = ScriptedEngine(None, seconds=1.0), Data(8, sizes=(1,))
+    engine.script = lambda turn, request: (
+        SUBMIT if turn or request.sampling.priority in {0, *range(2, 8)} else says("", call("wait", seconds=900.0))
+    )
+
+    async def main():
+        scheduler = scheduler_of(
+            engine, data, per_step=2, staleness=2, spare=1.0, may_spare=data.may_spare, concurrency=8
+        )
+        return await train(scheduler, engine, data)
+
+    done = in_virtual_time(main)
+    assert (data.given_up, data.drawn[8:]) == (["g0001"], ["g0001.1"])
+    assert [group.id for _, taken in done for group in taken.groups] == [*data.prompts[:1], *data.drawn[2:]]
+
+
+def test_groups_that_nobody_has_sampled_a_token_of_are_not_kept():
+    """Their set-ups fail for good: they are handed over at once, so that they neither block what is drawn nor wait."""
+    env, data = ToyEnv(), Data(40, sizes=(1,))
+    setup, calls = env.setup, iter(range(10**6))
+
+    async def fails(task):
+        if next(calls) % 3 == 0:
+            raise SandboxError("planned")
+        return await setup(task)
+
+    env.setup = fails
+    engine = ScriptedEngine(lambda turn, request: SUBMIT, seconds=1.0)
+
+    async def main():
+        roller = Roller(engine, RENDERER, env, SoloAgent(), concurrency=8, retries=0)
+        scheduler = Scheduler(roller, draw=data, per_step=2, staleness=3)
+        return await train(scheduler, engine, data, train_s=100.0)
+
+    done = in_virtual_time(main)
+    numbers = [data.drawn.index(group.id) for _, taken in done for group in taken.groups]
+    assert sorted(numbers) == list(range(40))
+    assert all(abs(number - place) <= 8 for place, number in enumerate(numbers))
+
+
+def test_a_group_that_is_cancelled_elsewhere_is_drawn_again():
+    """Whoever cancels an episode's task: the trainer does not wait for it for ever."""
+    engine, data = ScriptedEngine(lambda turn, request: SUBMIT, seconds=5.0), Data(8, sizes=(2,))
+
+    async def main():
+        scheduler = scheduler_of(engine, data, per_step=2, staleness=1)
+        taking = asyncio.ensure_future(train(scheduler, engine, data))
+        await asyncio.sleep(1.0)
+        next(iter(scheduler._roll.flying)).cancel()
+        async with asyncio.timeout(1e4):
+            return await taking
+
+    done = in_virtual_time(main)
+    assert len(data.given_up) == 1
+    assert sorted(group.id[:5] for _, taken in done for group in taken.groups) == data.prompts
 
 
 def test_what_fails_beside_the_episodes_is_raised_where_groups_are_taken():
