@@ -289,3 +289,15 @@ def table(kept: Mapping[str, Any]) -> str:
             f"{kept['notes'][0]} ({kept['date']}, `{kept['command']}`).",
         ]
     )
+
+
+def row(kept: Mapping[str, Any]) -> str:
+    """For the README."""
+    ours, peer = kept["ours"], kept["peers"]["counted"]
+    goal = "met" if kept["met"] else "not met"
+    return (
+        "- **Rollout ahead of training** (a trace of slow tools in virtual time, staleness 8): "
+        f"{ours['ratio_8']:.2f} x synchronous, {ours['steady_8']:.0%} of the bound in steady state, "
+        f"{ours['dropped_8']:.1%} of the groups dropped; admission by count {peer['ratio_8']:.2f} x and "
+        f"{peer['dropped_8']:.0%} dropped; goals 5.8 x, 95% and 2%: {goal}. `{kept['command']}`"
+    )
