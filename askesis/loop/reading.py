@@ -176,8 +176,8 @@ def _fault(detail: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = _known(path[:-1])
         word = str(path[-1])
-        elsewhere = [] if nearest(word, known) else _elsewhere(word)
-        hint = nearest(word, known) or (f"; did you mean {elsewhere[0]!r}?" if elsewhere else "")
+        elsewhere = _elsewhere(word)  # where it is a key, it is more likely meant than what is merely like it here
+        hint = f"; did you mean {elsewhere[0]!r}?" if elsewhere else nearest(word, known)
         return f"unknown key {dotted!r}{hint} (known here: {', '.join(known)})"
     if kind == "missing":
         return f"{dotted} is missing: it has no default"

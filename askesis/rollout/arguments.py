@@ -73,6 +73,7 @@ class _Flat:
 @lru_cache(maxsize=1024)
 def _flat(text: str) -> _Flat | None:
     """The schema, if it says nothing that `_Flat` does not look at."""
+    _validator(text)  # it is a schema
     schema = json.loads(text)
     if not isinstance(schema, dict) or schema.get("type") != "object":
         return None
@@ -87,5 +88,4 @@ def _flat(text: str) -> _Flat | None:
         if not isinstance(kind := each.get("type"), str) or kind not in _TYPES:
             return None
         types[name] = _TYPES[kind]
-    _validator(text)  # it is a schema
     return _Flat(types, frozenset(schema.get("required", ())), not closed)

@@ -3,10 +3,12 @@
 import json
 
 import jsonschema
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from askesis.rollout import complaint
+from askesis.types import ConfigError
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.sampled_from([1.0, 1.5]), st.text(max_size=2),
@@ -32,3 +34,9 @@ SCHEMAS = st.fixed_dictionaries(
 def test_what_is_complained_about_is_what_the_validator_finds(schema, arguments):
     right = jsonschema.Draft202012Validator(schema).is_valid(arguments)
     assert (complaint(schema, arguments) is None) == right == (complaint(json.dumps(schema), arguments) is None)
+
+
+@pytest.mark.parametrize("wrong", [{"properties": None}, {"properties": []}, {"required": None}, {"type": "objekt"}])
+def test_what_is_no_schema_is_said_to_be_none(wrong):
+    with pytest.raises(ConfigError, match="no JSON Schema"):
+        complaint({"type": "object"} | wrong, {})

@@ -81,6 +81,7 @@ async def test_a_terminal_is_a_terminal_and_keeps_its_state(sandbox):
     await terminal.send(b"6 * 7\n")
     assert b"42" in await until(terminal, b"42\r\n>>> ")
     await terminal.send(b"\x04")
+    await until(terminal, b"$ ")
     assert await said(terminal, "echo back") == "back\n"
     await terminal.send(b"exit 3\n")
     await until(terminal, b"never")
