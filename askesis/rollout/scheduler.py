@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+from askesis.rollout.collecting import COLLECTOR
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
 from askesis.rollout.hosting import Reception
@@ -222,7 +223,7 @@ class Roll:
         self.flying: set[asyncio.Task[None]] = set()
         self._groups: dict[str, _Gathering] = {}
         self._failure: BaseException | None = None
-        self._ended = self._over = self._stopped = False
+        self._ended = self._over = self._stopped = self._holding = False
 
     def add(self, specs: Iterable[EpisodeSpec], *, step: int = 0) -> list[tuple[_Gathering, int]]:
         """Play these too, after those that wait. step: under which their traces are kept.
@@ -289,11 +290,19 @@ class Roll:
         """Start episodes while there is room; say so when there is nothing left to wait for."""
         while self.waiting and len(self.flying) < self._roller.concurrency:
             group, place = self.waiting.popleft()
+            if not self._holding:
+                self._holding = True
+                COLLECTOR.hold()
             task = asyncio.create_task(self._play(group, place))
             self.flying.add(task)
             group.playing.add(task)
             task.add_done_callback(partial(self._landed, group))
-        if self.flying or self._over:
+        if self.flying:
+            return
+        if self._holding:
+            self._holding = False
+            COLLECTOR.let_go()
+        if self._over:
             return
         if self._ended or self._failure is not None:
             self._over = True

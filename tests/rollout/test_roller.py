@@ -1,6 +1,7 @@
 """Many episodes: each attempt emitted exactly once, groups whole, slots full while tools run."""
 
 import asyncio
+import gc
 import random
 from collections import Counter
 from contextlib import aclosing
@@ -201,3 +202,13 @@ def test_what_does_not_fit_is_said_before_anything_starts():
     assert roller.progress.started == 0
     with pytest.raises(ConfigError, match="concurrency=0"):
         Roller(ScriptedEngine(None), RENDERER, ToyEnv(), SoloAgent(), concurrency=0)
+
+
+async def test_the_collector_is_patient_while_episodes_are_in_flight_and_as_before_after():
+    usual, seen = gc.get_threshold(), []
+    engine = ScriptedEngine(lambda turn, request: SUBMIT)
+    roller = Roller(engine, RENDERER, ToyEnv(), SoloAgent(), on_trace=lambda trace: seen.append(gc.get_threshold()[0]))
+    await roller.run(specs_of(2))
+    assert len(seen) == 8
+    assert min(seen) > usual[0]
+    assert gc.get_threshold() == usual
