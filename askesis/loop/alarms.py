@@ -82,8 +82,8 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
         yield "stale", message
     if record.repeated_updates:
         message = (
-            f"the engine refused the weights of version {record.version} {record.repeated_updates} times, for another "
-            "fingerprint than the trainer's, before they were right: something damages memory"
+            f"the weights of version {record.version} were sent to the engine {record.repeated_updates + 1} times: it "
+            "refused them for their fingerprint, or did not answer; the log says which"
         )
         yield "update", message
     gap = record.trainer.get(GAP, 0.0)

@@ -58,7 +58,9 @@ class Learner:
             loss = policy_loss(settings.algorithm, low=settings.clip_low, high=settings.clip_high, kl=settings.kl)
         self.advantages = ADVANTAGES[settings.advantage]
         self.optimiser_floats = optimisers.floats + (teacher is not None)
-        if lora is not None:  # of each weight no gradient, but another copy; of adapters themselves too
+        if lora is not None:
+            self._parameters += lora.parameters()  # they change first, and a step that changed them is not repeated
+            # of each weight no gradient, but another copy; of adapters themselves too
             share = sum(one.numel() for one in lora.parameters()) / sum(one.numel() for one in model.parameters())
             self.optimiser_floats = share * (2 + optimisers.floats) + (teacher is not None)
         given: dict[str, Any] = {
