@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -18,7 +19,7 @@ from askesis.train.forest import LEAST, Forest, Ints, common, lexical, plant
 from askesis.types import Sample, TokenIds
 
 _PADDED = 1.06  # how much longer padding makes a part, as a rule
-_SLACK = 0.1  # how far from an equal share a grove may be cut, as a share of it
+_SLACK = 0.1  # how much larger than need be the largest part of a grove may be, where that shares more
 _SMALL = 128  # tokens that are worth a part
 
 
@@ -144,8 +145,13 @@ def grove(
 ) -> Minibatch[Planted]:
     """As `minibatch`, but what sequences of a part begin with in common is there once; those that share lie together.
 
-    A part has about `batch_tokens` tokens at most. together: parts that are worked on at a time; all are of about one
-    size, and their number a multiple of it, unless they would be tiny. device: where tensors go (default: a CPU).
+    A part has at most `batch_tokens` tokens. Where a sequence is longer than that by itself, it has at most twice as
+    many as the longest: what is shared is there again in every part, and parts that had room for little else would
+    compute it over and over. All parts' tokens are at most 1 + 2 s / (m - s) times those of one forest, and `together`
+    times s, where m is the most that a part may have and s what two sequences share at most; but for fewer than `least`
+    tokens a sequence.
+    together: parts that are worked on at a time; there are more of them than there must be where that lowers the
+    largest by more than it computes again, unless they would be tiny. device: where tensors go (default: a CPU).
     least: see `plant`.
     """
     device = device or torch.device("cpu")
@@ -155,12 +161,12 @@ def grove(
     named = list(before)
     order = [named[place] for place in lexical([before[place] for place in named])]
     shared = [0 if least is None else common(before[a], before[b]) for a, b in itertools.pairwise(order)]
-    shared = [0, *shared][: len(order)]
-    done = np.cumsum([len(before[place]) - same for place, same in zip(order, shared, strict=True)])
-    total = int(done[-1]) if order else 0
-    count = together * math.ceil(total / (batch_tokens * together))
-    count = max(1, min(count, len(order), total // _SMALL))
-    parts = [order[a:b] for a, b in zip(*_cuts(done, shared, count), strict=True) if a < b]
+    lengths = [len(before[place]) for place in order]
+    # fewer tokens than `least` are not shared, and that is so at every fork: so much may be there again
+    sure = [max(0, same - (least or 1) + 1) for same in [0, *shared][: len(order)]]
+    longest = max(lengths, default=0)
+    limit = batch_tokens if longest <= batch_tokens else 2 * longest
+    parts = [order[a:b] for a, b in itertools.pairwise(_Row(lengths, sure).cuts(limit, together))]
     return Minibatch(
         parts=tuple(_planted(samples, places, before, carrying, device, least) for places in parts),
         tokens=carrying.lengths.total(),
@@ -168,17 +174,85 @@ def grove(
     )
 
 
-def _cuts(done: np.ndarray, shared: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """Where `count` parts begin and end: near equal shares of `done`, where neighbours have little in common."""
-    total = done[-1] if len(done) else 0
-    cuts = [0]
-    for part in range(1, count):
-        target, slack = total * part / count, _SLACK * total / count
-        off = np.abs(done[:-1] - target)  # of a cut before place 1, 2, ...
-        near = np.flatnonzero(off <= slack)
-        best = min(near.tolist(), key=lambda i: (shared[i + 1], off[i]), default=int(np.argmin(off)))
-        cuts.append(max(cuts[-1], best + 1))
-    return cuts, [*cuts[1:], len(done)]
+class _Row:
+    """Sequences in order, to be cut into parts. lengths: of each; shared: at least so much with the one before it.
+
+    A part's tokens are those of its first sequence and what the others do not share with the one before them. So they
+    never grow when a sequence is taken away at either end, and filling part by part makes the fewest.
+    """
+
+    def __init__(self, lengths: Sequence[int], shared: Sequence[int]) -> None:
+        self._lengths, self._shared = lengths, shared
+        self._done = [0, *itertools.accumulate(a - b for a, b in zip(lengths, shared, strict=True))]
+
+    def cuts(self, limit: int, together: int) -> list[int]:
+        """Where parts begin, and the end. None has more than `limit`, which has room for each sequence."""
+        if not self._lengths:
+            return [0]
+        fewest = len(self._filled(limit)) - 1
+        whole = together * math.ceil(fewest / together)
+        wanted = max(fewest, min(whole, len(self._lengths), self._done[-1] // _SMALL))
+        found = [cuts for count in sorted({fewest, wanted}) for cuts in self._even(count, limit)]
+        return min(found, key=lambda cuts: self._effort(cuts, together))
+
+    def _effort(self, cuts: Sequence[int], together: int) -> int:
+        """Of as many cores, with waiting for the largest of so many parts; of one that does all after another; and what
+        the largest needs of memory. In tokens."""
+        sizes = [self._size(first, last) for first, last in itertools.pairwise(cuts)]
+        largest = sum(max(sizes[first : first + together]) for first in range(0, len(sizes), together))
+        return together * largest + sum(sizes) + max(sizes)
+
+    def _size(self, first: int, last: int) -> int:
+        return self._done[last] - self._done[first] + self._shared[first]
+
+    def _filled(self, limit: int) -> list[int]:
+        """The fewest parts, each as full as may be."""
+        cuts = [0]
+        while (first := cuts[-1]) < len(self._lengths):
+            cuts.append(bisect_right(self._done, self._done[first] - self._shared[first] + limit) - 1)
+        return cuts
+
+    def _even(self, count: int, limit: int) -> list[list[int]]:
+        """At most `count` parts, of which the largest is as small as it can be; and with some more room."""
+        low, high = max(max(self._lengths), math.ceil(self._done[-1] / count)), limit
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._filled(middle)) - 1 <= count:
+                high = middle
+            else:
+                low = middle + 1
+        found = [self._filled(high)]
+        for room in (high, min(limit, math.ceil((1 + _SLACK) * high))):
+            cuts = self._thrifty(room)
+            if len(cuts) - 1 <= count:
+                found.append(cuts)
+        return found
+
+    def _thrifty(self, limit: int) -> list[int]:
+        """The parts of at most `limit` in which the least is there again; each is worth `_SMALL` tokens.
+
+        Of each place: the least that the parts before it cost, and where the last of these begins. Candidates for that
+        are kept by cost, and fall out as soon as a part from there would be too large.
+        """
+        costs, begins = [0.0], [0]
+        open_: deque[int] = deque()
+        for last in range(1, len(self._lengths) + 1):
+            begin = last - 1
+            while open_ and self._cost(open_[-1], costs) >= self._cost(begin, costs):
+                open_.pop()
+            open_.append(begin)
+            while self._size(open_[0], last) > limit:
+                open_.popleft()
+            costs.append(self._cost(open_[0], costs) + _SMALL)
+            begins.append(open_[0])
+        cuts = [len(self._lengths)]
+        while cuts[-1]:
+            cuts.append(begins[cuts[-1]])
+        return cuts[::-1]
+
+    def _cost(self, begin: int, costs: Sequence[float]) -> float:
+        """Of what comes before a part that begins there, and of what is there again in it."""
+        return costs[begin] + self._shared[begin]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
