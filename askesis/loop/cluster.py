@@ -77,7 +77,8 @@ class Cluster:
         host = ray.util.get_node_ip_address()
         ranks = Ranks(count, cpus=settings.trainer_cpus, gpus=settings.trainer_gpus, seconds=settings.patience_s)
         self._ranks.append(ranks)
-        group = TrainerProcesses(spec, address=f"{host}:{free_port(host)}", words=ranks.last_words)
+        address = f"{host}:{free_port(host)}"
+        group = TrainerProcesses(spec, address=address, words=ranks.last_words, lost=ranks.lost)
         try:
             ranks.begin(group.environment, threads=max(1, int(settings.trainer_cpus)))
         except BaseException:

@@ -13,12 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 
 from askesis.inference.actors import Actor, Answer, Gone, Mortal, answer, require_ray
 from askesis.types import TrainerError
 
 _LAST = 2000  # characters of what a process said
+_LOOK_S = 10.0  # between looks at whether all are there
+_ANSWER_S = 60.0  # that an actor on a busy machine may take to say so
 
 
 class RankHost(Mortal):
@@ -99,7 +102,7 @@ class Ranks:
     """
 
     def __init__(self, count: int, *, cpus: float, gpus: float, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds, self._looked = seconds, time.monotonic()
         self._actors = [
             Actor(
                 RankHost,
@@ -132,6 +135,17 @@ class Ranks:
                 f"the cluster has no room for {len(self._actors)} trainers within {self._seconds:g} s ({error}); see "
                 "`ray status`, and lower train.processes or cluster.trainer_cpus"
             ) from error
+
+    def lost(self) -> bool:
+        """Whether one of them has ended; looked at now and then, however often it is asked."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return False
+        try:
+            return any(actor.asked("state", seconds=_ANSWER_S)[0] is not None for actor in self._actors)
+        except Gone:
+            return True
+        finally:
+            self._looked = time.monotonic()
 
     def last_words(self) -> str:
         """What each process said last, and how it ended."""

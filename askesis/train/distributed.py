@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,30 +40,29 @@ from askesis.types import AskesisError, CheckpointError
 T = TypeVar("T")
 P = TypeVar("P")
 
-_PATIENCE = timedelta(days=30)  # between orders: who gives them may be sampling for long
 _SET = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
-    """The processes that train together. orders: how they tell each other what is no tensor on a device."""
+    """The processes that train together. words: how they tell each other what is no tensor on a device."""
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh
-    orders: dist.ProcessGroup
+    words: dist.ProcessGroup
 
     def collected(self, value: Any) -> list[Any]:
         """What each process has, by rank."""
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.orders)
+        dist.all_gather_object(found, value, group=self.words)
         return found
 
     def told(self, value: Any = None) -> Any:
         """What the first process has to say."""
         said = [value]
-        dist.broadcast_object_list(said, src=0, group=self.orders)
+        dist.broadcast_object_list(said, src=0, group=self.words)
         return said[0]
 
     def leave(self) -> None:
@@ -74,8 +73,7 @@ class Group:
 def join(*, timeout_s: float = 1800.0) -> Group:
     """Join the group that the environment names: over NCCL where there are GPUs, else over gloo.
 
-    timeout_s: how long a process waits for the others on a step's way before it gives up. Raises `AskesisError`
-    outside of a group.
+    timeout_s: how long a process waits for the others before it gives up. Raises `AskesisError` outside of a group.
     """
     if missing := [name for name in _SET if name not in os.environ]:
         raise AskesisError(
@@ -94,7 +92,7 @@ def join(*, timeout_s: float = 1800.0) -> Group:
         size=size,
         device=device,
         mesh=init_device_mesh(device.type, (size,)),
-        orders=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE)),
+        words=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=wait)),
     )
 
 
@@ -126,18 +124,17 @@ def load_sharded(folder: str | Path, group: Group, *, compute: torch.dtype | Non
     return model
 
 
-def full_weights(model: CausalLM, group: Group) -> dict[str, Tensor]:
-    """All parameters whole, on the first process's CPU; the others, which must call it too, get none."""
-    found = {}
+def full_weights(model: CausalLM, group: Group) -> Iterator[tuple[str, Tensor]]:
+    """All parameters by name, whole, on the first process's CPU, one after the other; others get empty ones.
+
+    All processes go through all of it. Memory is taken for one at a time.
+    """
     for name, parameter in model.named_parameters():
-        whole = shards.whole(parameter.detach())
-        if group.rank == 0:
-            found[name] = whole.cpu()
-    return found
+        yield name, _kept(parameter.detach(), group)
 
 
 def take_weights(model: CausalLM, weights: Mapping[str, Tensor]) -> None:
-    """Give a sharded model what `full_weights` gave, which every process has. Raises `CheckpointError`."""
+    """Give a sharded model weights that every process has, whole and by name. Raises `CheckpointError`."""
     for name, parameter in model.named_parameters():
         if name not in weights or weights[name].shape != parameter.shape:
             raise CheckpointError(f"weights for the group lack {name} {list(parameter.shape)}")
@@ -209,17 +206,15 @@ class ShardedTrainer(Trainer):
     # -- going on ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """As `Trainer.save`; the first process writes."""
-        state: dict[str, Any] = {
-            "optimisers": _mapped(self.optimisers.state_dict(), shards.whole),
-            "steps": self._steps,
-        }
+        """As `Trainer.save`; the first process writes. One tensor at a time is whole on the devices, all on its CPU."""
+        state: dict[str, Any] = {"optimisers": self.optimisers.state_dict(), "steps": self._steps}
         if self.teacher is not None:
-            state["teacher"] = _mapped(self.teacher.state_dict(), shards.whole)
+            state["teacher"] = self.teacher.state_dict()
+        state = _mapped(state, functools.partial(_kept, group=self._group))
         if self._group.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(_mapped(state, Tensor.cpu), folder / STATE)
-        dist.barrier(group=self._group.orders)
+            torch.save(state, folder / STATE)
+        dist.barrier(group=self._group.words)
 
     def load(self, folder: Path) -> None:
         """As `Trainer.load`, of a group of any size or of a single process."""
@@ -250,6 +245,12 @@ class ShardedTrainer(Trainer):
 
 
 # -- tensors -------------------------------------------------------------------------------------------------------
+
+
+def _kept(tensor: Tensor, group: Group) -> Tensor:
+    """Whole, on the first process's CPU; in the others, which hold it just as long as that takes, an empty one."""
+    whole = shards.whole(tensor.detach())
+    return whole.cpu() if group.rank == 0 else whole.new_empty(0)
 
 
 def _plain(tensor: Tensor) -> Tensor:

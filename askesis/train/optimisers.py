@@ -47,8 +47,8 @@ class Muon(Optimizer):
 
     Matrices of one shape are orthogonalised together, in their own type: a small model has dozens of each, and one
     batched product of 30 costs hardly more than three single ones. A step of an m x n matrix is `lr` x
-    sqrt(max(1, m / n)) x the orthogonalised Nesterov momentum. Where a matrix is spread over processes, all of them
-    gather it and orthogonalise it whole; its momentum stays spread.
+    sqrt(max(1, m / n)) x the orthogonalised Nesterov momentum. Where matrices are spread over processes, each of them
+    gets its share of the matrices whole, orthogonalises these, and sends the rows back; momentum stays spread.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Muon(Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             shards.local(state["momentum"]).lerp_(shards.local(gradient), 1.0 - momentum)
-            updates.append(shards.whole(gradient.lerp(state["momentum"], momentum)))
-        directions = orthogonalise(torch.stack(updates))
+            updates.append(gradient.lerp(state["momentum"], momentum))
+        directions = shards.mapped_whole(updates, orthogonalise)
         rows, columns = parameters[0].shape
         for parameter, direction in zip(parameters, directions, strict=True):
             mine = shards.local(parameter)
             mine.mul_(1.0 - group["lr"] * group["weight_decay"])
-            mine.add_(shards.own(direction, parameter), alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+            mine.add_(direction, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
 
 
 class Named(Protocol):

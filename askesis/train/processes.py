@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -18,14 +18,16 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
+from askesis.train.link import Link, Silence
 from askesis.train.losses import Loss
 from askesis.types import AskesisError, CheckpointError, Floats, Sample
 
-ADDRESS, KEY = "ASKESIS_TRAINER", "ASKESIS_TRAINER_KEY"
+ADDRESS, KEY, WAIT = "ASKESIS_TRAINER", "ASKESIS_TRAINER_KEY", "ASKESIS_TRAINER_WAIT_S"
 _LAST = 3000  # characters of what processes said that an error tells
+_ENDS_S = 20.0  # until a group has ended by itself
+_KILLS_S = 60.0  # until torchrun has killed what does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,11 @@ class TrainerProcesses:
 
     count: processes to start on this machine. address: HOST:PORT instead, to wait there for a group that others start
     (torchrun on several nodes, Ray): `environment` says what it needs, and `wait` waits. log: where started ones write;
-    words: what those said last that others started.
-    Raises `AskesisError` if the group cannot begin, and later where it ends or an order fails.
+    words: what those said last that others started; lost: whether one of them has ended, asked now and then while
+    there is something to wait for.
+    timeout_s: until the group is there. silent_s: seconds without a sign of life of its first process after which it is
+    given up. wait_s: seconds that a process waits for the others on the way before it gives up, and all end.
+    Raises `AskesisError` if the group cannot begin, and later where it ends or an order fails. None waits for ever.
     """
 
     def __init__(
@@ -61,19 +66,23 @@ class TrainerProcesses:
         address: str = "",
         log: Path | None = None,
         words: Callable[[], str] | None = None,
+        lost: Callable[[], bool] | None = None,
         timeout_s: float = 600.0,
+        silent_s: float = 120.0,
+        wait_s: float = 1800.0,
     ) -> None:
         if bool(count) == bool(address):
             raise AskesisError("TrainerProcesses: expected either count, of processes to start, or address, to wait at")
-        self._spec, self._timeout_s, self._words = spec, timeout_s, words
+        self._spec, self._timeout_s, self._silent_s = spec, timeout_s, silent_s
+        self._words, self._lost, self._hangs = words, lost, False
         self._scratch = tempfile.TemporaryDirectory(prefix="askesis-trainer-")
         key = secrets.token_bytes(32)
         self._address = address or str(Path(self._scratch.name) / "orders")
         self._log = log or Path(self._scratch.name) / "log"
         self._listener = Listener(place(self._address), authkey=key)
-        self.environment = {ADDRESS: self._address, KEY: key.hex()}
+        self.environment = {ADDRESS: self._address, KEY: key.hex(), WAIT: f"{wait_s:g}"}
         self._group: subprocess.Popen[bytes] | None = None
-        self._link: Connection[Any, Any] | None = None
+        self._link: Link | None = None
         if count:
             self._start(count)
             self.wait()
@@ -87,6 +96,7 @@ class TrainerProcesses:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for who gives orders: the group is needed to end in order
             )
 
     def wait(self) -> None:
@@ -108,7 +118,7 @@ class TrainerProcesses:
                 self.close()
                 words = "" if self._words is None else f"; its last words:\n{self._words()}"
                 raise AskesisError(f"no group of trainers came to {self._address} within {self._timeout_s:g} s{words}")
-        self._link = taken[0]
+        self._link = Link(taken[0], silent_s=self._silent_s)
         try:
             self._order("build", self._spec)
         except AskesisError:
@@ -136,16 +146,26 @@ class TrainerProcesses:
         self._order("load", folder)
 
     def refresh(self, model: nn.Module) -> None:
-        """Give a model here the group's weights. Raises `CheckpointError` where they are not its own."""
-        path = Path(self._scratch.name) / "weights.safetensors"
-        self._order("weights", path)
+        """Give a model here the group's weights, which come over the connection, from whichever machine.
+
+        Raises `CheckpointError` where they are not its own. Where the group ends on the way, some are new and some old.
+        """
         wanted = dict(model.named_parameters())
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            if set(file.keys()) != set(wanted):
-                raise CheckpointError("the trainers' weights are those of another model")
-            for name, parameter in wanted.items():
-                parameter.copy_(file.get_tensor(name))
-        path.unlink()
+        shapes = self._order("shapes")
+        if shapes != {name: (tuple(one.shape), one.dtype) for name, one in wanted.items()}:
+            raise CheckpointError("the trainers' weights are those of another model")
+        with self._asking("weights") as link, torch.no_grad():
+            link.send(("weights", (), {}))
+            for name in shapes:
+                parameter = wanted[name]
+                if parameter.device.type == "cpu" and parameter.is_contiguous():
+                    link.receive_tensor(parameter.data)
+                    torch.autograd.graph.increment_version([parameter])
+                else:
+                    here = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    link.receive_tensor(here)
+                    parameter.copy_(here)
+            link.receive(look=self._look)
 
     def close(self) -> None:
         """End the group that was started here; one that others started ends by itself."""
@@ -155,10 +175,14 @@ class TrainerProcesses:
         self._link = None
         if self._group is not None:
             try:
-                self._group.wait(20)
+                self._group.wait(0.0 if self._hangs else _ENDS_S)
             except subprocess.TimeoutExpired:
                 self._group.terminate()
-                self._group.wait()
+                try:
+                    self._group.wait(_KILLS_S)
+                except subprocess.TimeoutExpired:
+                    self._group.kill()
+                    self._group.wait()
         self._scratch.cleanup()
 
     def __enter__(self) -> TrainerProcesses:
@@ -168,21 +192,36 @@ class TrainerProcesses:
         self.close()
 
     def _order(self, order: str, *given: Any, **named: Any) -> Any:
-        if self._link is None:
-            raise AskesisError("the group of trainers has ended")
-        try:
-            self._link.send((order, given, named))
-            error, result = self._link.recv()
-        except (EOFError, OSError) as gone:
-            raise self._ended(f"at {order!r}") from gone
+        with self._asking(order) as link:
+            link.send((order, given, named))
+            error, result = link.receive(look=self._look)
         if error is not None:
             raise (CheckpointError if error.startswith("CheckpointError") else AskesisError)(f"trainers: {error}")
         return result
 
+    @contextlib.contextmanager
+    def _asking(self, order: str) -> Iterator[Link]:
+        """The connection. Where it fails, the group has ended, and why is said."""
+        if self._link is None:
+            raise AskesisError("the group of trainers has ended")
+        try:
+            yield self._link
+        except Silence:
+            self._hangs = True
+            raise self._ended(f"at {order!r}, after no sign of life for {self._silent_s:g} s") from None
+        except (EOFError, OSError) as gone:
+            self._hangs = isinstance(gone, BlockingIOError)  # it takes nothing
+            raise self._ended(f"at {order!r}") from gone
+
+    def _look(self) -> None:
+        """Raise `EOFError` where a process has ended and the first does not know of it."""
+        if (self._group is not None and self._group.poll() is not None) or (self._lost is not None and self._lost()):
+            raise EOFError
+
     def _ended(self, when: str) -> AskesisError:
-        if self._group is not None:
+        if self._group is not None and not self._hangs:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._group.wait(20)
+                self._group.wait(_ENDS_S)
         said = "(they write elsewhere)" if self._words is None else self._words()
         if self._log.exists():
             said = self._log.read_text(errors="replace")[-_LAST:]

@@ -11,25 +11,28 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from multiprocessing.connection import Client, Connection
-from pathlib import Path
+from contextlib import nullcontext
+from multiprocessing.connection import Client
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from askesis.train.distributed import Group, ShardedTrainer, full_weights, join, load_sharded
+from askesis.train.link import Link, Silence
 from askesis.train.optimisers import Optimisers
-from askesis.train.processes import ADDRESS, KEY, TrainerSpec, place
+from askesis.train.processes import ADDRESS, KEY, WAIT, TrainerSpec, place
 from askesis.types import AskesisError
+
+_PATIENCE_S = 600.0  # that who gives orders has to take what was asked for
+_NOTHING = "nothing yet"
 
 
 class Worker:
-    """What can be ordered."""
+    """What can be ordered. link: of the first process, with who gives orders."""
 
-    def __init__(self, group: Group, spec: TrainerSpec) -> None:
+    def __init__(self, group: Group, link: Link | None, spec: TrainerSpec) -> None:
         compute = None if spec.compute == "float32" else getattr(torch, spec.compute)
-        self._group = group
+        self._group, self._link = group, link
         self._model = load_sharded(spec.checkpoint, group, compute=compute)
         teacher = None
         if spec.teacher is not None:
@@ -39,18 +42,21 @@ class Worker:
         self._trainer = ShardedTrainer(self._model, group=group, **settings)
 
     def obey(self, order: str, *given: Any, **named: Any) -> Any:
-        """Do it. What a `Trainer` does, and `weights`."""
-        if order == "weights":
-            return self._weights(*given)
-        if order not in ("step", "logprobs", "save", "load"):
-            raise AskesisError(f"a trainer's process was ordered to {order!r}, which it does not know")
-        return getattr(self._trainer, order)(*given, **named)
+        """Do it. What a `Trainer` does, `shapes` and `weights`."""
+        match order:
+            case "shapes":
+                return {name: (tuple(one.shape), one.dtype) for name, one in self._model.named_parameters()}
+            case "weights":
+                return self._weights()
+            case "step" | "logprobs" | "save" | "load":
+                return getattr(self._trainer, order)(*given, **named)
+        raise AskesisError(f"a trainer's process was ordered to {order!r}, which it does not know")
 
-    def _weights(self, path: Path) -> None:
-        """All of them, in a file."""
-        found = full_weights(self._model, self._group)
-        if self._group.rank == 0:
-            save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
+    def _weights(self) -> None:
+        """All of them, one after the other, to who asked."""
+        for _, tensor in full_weights(self._model, self._group):
+            if self._link is not None:
+                self._link.send_tensor(tensor)
 
 
 def main() -> None:
@@ -59,26 +65,33 @@ def main() -> None:
         raise SystemExit(f"askesis.train.worker: {' and '.join(missing)} not set; a TrainerProcesses says to what")
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    group = join()
-    link: Connection[Any, Any] | None = None
+    wait_s = float(os.environ.get(WAIT, "1800"))
+    group = join(timeout_s=wait_s)
+    link: Link | None = None
     if group.rank == 0:
-        link = Client(place(os.environ[ADDRESS]), authkey=bytes.fromhex(os.environ[KEY]))
+        link = Link(Client(place(os.environ[ADDRESS]), authkey=bytes.fromhex(os.environ[KEY])), silent_s=_PATIENCE_S)
     worker: Worker | None = None
-    while (asked := group.told(_next(link))) is not None:
-        order, given, named = asked
+    while True:
+        asked = _next(link, wait_s / 4)
         error: str | None = None
         result: Any = None
-        try:
-            if worker is None:
-                worker = Worker(group, *given)
-            else:
-                result = worker.obey(order, *given, **named)
-        except AskesisError as wrong:
-            error = f"{type(wrong).__name__}: {wrong}"
-        except Exception:  # said to who ordered it, and then the group ends
-            traceback.print_exc()
-            raise
-        errors = group.collected(error)
+        with nullcontext() if link is None else link.alive():
+            if (asked := group.told(asked)) is None:
+                break
+            if asked == _NOTHING:
+                continue
+            order, given, named = asked
+            try:
+                if worker is None:
+                    worker = Worker(group, link, *given)
+                else:
+                    result = worker.obey(order, *given, **named)
+            except AskesisError as wrong:
+                error = f"{type(wrong).__name__}: {wrong}"
+            except Exception:  # said to who ordered it, and then the group ends
+                traceback.print_exc()
+                raise
+            errors = group.collected(error)
         if link is not None:
             link.send((next((one for one in errors if one), None), result))
         if len({one is None for one in errors}) > 1:
@@ -86,13 +99,15 @@ def main() -> None:
     group.leave()
 
 
-def _next(link: Connection[Any, Any] | None) -> Any:
-    """The next order; None at the end, and in all processes but the first."""
+def _next(link: Link | None, within: float) -> Any:
+    """The next order, or that there is none yet; None at the end, and in all processes but the first."""
     if link is None:
         return None
     try:
-        return link.recv()
-    except (EOFError, ConnectionError):
+        return link.receive(within=within)
+    except Silence:  # the others wait for no longer than they do on a step's way
+        return _NOTHING
+    except (EOFError, OSError):
         return None
 
 

@@ -1,12 +1,22 @@
 """Runs whose trainer is a group of processes."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from toy_env import TOY
 
 import askesis
-from askesis.loop import load_recipe
+from askesis.loop import RunFolder, find_run, load_recipe
+from askesis.rollout import TraceStore
 from askesis.types import ConfigError
 
 
@@ -23,20 +33,124 @@ def recipe(toy_model, folder, **train):
     }
 
 
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def alone(toy_model, tmp_path_factory):
+    """The run in one process that nothing befalls."""
+    made = recipe(toy_model, tmp_path_factory.mktemp("alone"))
+    return askesis.train(made, overrides={"run.steps": STEPS, "checkpoint.every_steps": 1}, display=False)
+
+
+def same(result, alone):
+    """Every step learned what it learned there, and no sample was skipped or trained twice."""
+    assert (result.state, result.steps) == ("finished", STEPS)
+    for name in ("loss", "grad_norm", "entropy"):
+        got, want = ([step.trainer[name] for step in one.history] for one in (result, alone))
+        assert got == pytest.approx(want, abs=1e-4, rel=1e-4), name
+    with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
+        assert store.ledger.check() == []
+    ours, theirs = (load_file(one.checkpoint / "model.safetensors") for one in (result, alone))
+    for name, want in theirs.items():
+        torch.testing.assert_close(ours[name], want, atol=1e-3, rtol=1e-2, msg=name)
+
+
 @pytest.mark.full
-def test_a_run_is_the_same_with_two_processes_and_goes_on_with_one(toy_model, tmp_path):
-    alone = askesis.train(recipe(toy_model, tmp_path / "one"), display=False)
-    shared = recipe(toy_model, tmp_path / "two", processes=2)
-    half = askesis.train(shared, overrides=["run.steps=2"], display=False)
-    assert half.history[-1].trainer["loss"] == pytest.approx(alone.history[1].trainer["loss"], abs=1e-4)
-    whole = askesis.train(resume=half.folder, overrides=["run.steps=4", "train.processes=1"], display=False)
-    assert whole.steps == 4
-    for (name, got), want in zip(
-        sorted(load_file(whole.checkpoint / "model.safetensors").items()),
-        (tensor for _, tensor in sorted(load_file(alone.checkpoint / "model.safetensors").items())),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-2, msg=name)
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_run_is_the_same_with_any_number_of_processes(first, then, alone, toy_model, tmp_path):
+    made = recipe(toy_model, tmp_path, processes=first)
+    half = askesis.train(made, overrides={"run.steps": 3}, display=False)
+    assert half.steps == 3
+    more = {"run.steps": STEPS, "train.processes": then}
+    same(askesis.train(resume=half.folder, overrides=more, display=False), alone)
+
+
+class Started:
+    """A run by the command, in a session of its own as in a terminal."""
+
+    def __init__(self, made, folder):
+        file = folder / "recipe.json"
+        file.write_text(json.dumps(made))
+        code = "import askesis, json, sys; askesis.train(json.load(open(sys.argv[1])), display=True)"
+        self.said = folder / "said"
+        with self.said.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, str(file)], stdout=output, stderr=output, start_new_session=True
+            )
+        self._out = folder
+
+    def after(self, step):
+        """Its folder, once it has committed that step."""
+        until = time.monotonic() + 120
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(ConfigError):
+                found = find_run("latest", out=self._out)
+                if found.status().get("step", -1) >= step:
+                    return found
+            time.sleep(0.02)
+        raise AssertionError(self.said.read_text())
+
+    def ranks(self):
+        """Process ids of its trainers, by rank."""
+        return sorted((pid for pid in descendants(self.process.pid) if b"\0RANK=" in told(pid)), key=rank)
+
+
+def descendants(pid):
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [one for child in map(int, children) for one in (child, *descendants(child))]
+
+
+def told(pid):
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def rank(pid):
+    return int(told(pid).split(b"\0RANK=")[1].split(b"\0")[0])
+
+
+def soon(true):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("what", ["one of the trainers is lost", "the run is killed", "the run is interrupted"])
+def test_whatever_ends_a_run_of_two_it_goes_on(what, alone, toy_model, tmp_path):
+    """With a reason, without a process that stays, and with as many processes as one likes."""
+    made = recipe(toy_model, tmp_path, processes=2)
+    made["run"]["steps"], made["checkpoint"]["every_steps"] = STEPS, 1
+    run = Started(made, tmp_path)
+    folder = run.after(1)
+    trainers = run.ranks()
+    assert len(trainers) == 2
+    match what:
+        case "one of the trainers is lost":
+            os.kill(trainers[1], signal.SIGSTOP)  # the step that comes cannot end
+            time.sleep(3)
+            os.kill(trainers[1], signal.SIGKILL)
+            assert run.process.wait(120) == 1
+            said = run.said.read_text()
+            assert "the group of trainers ended at" in said and "SIGKILL" in said
+            assert folder.status()["state"] == "failed"
+            then = 2
+        case "the run is killed":
+            run.process.kill()
+            run.process.wait()
+            assert folder.status()["state"] == "killed"
+            then = 1
+        case _:
+            os.killpg(run.process.pid, signal.SIGINT)  # all that Ctrl-C reaches
+            assert run.process.wait(120) == 0
+            assert folder.status()["state"] == "interrupted"
+            then = 3
+    assert soon(lambda: not any(Path(f"/proc/{pid}").exists() for pid in trainers))
+    assert folder.status()["step"] < STEPS
+    same(askesis.train(resume=folder.path, overrides={"train.processes": then}, display=False), alone)
 
 
 def test_what_does_not_go_together_is_refused(toy_model, tmp_path):

@@ -6,6 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,8 +95,9 @@ def test_a_group_of_one_is_a_trainer(tmp_path, monkeypatch):
         one.save(tmp_path / "state")
         many.load(tmp_path / "state")
         check_steps(one, many, first=2, count=1)
-        for name, want in model.named_parameters():
-            torch.testing.assert_close(full_weights(sharded, group)[name], want, atol=1e-5, rtol=1e-4)
+        for (name, got), (same, want) in zip(full_weights(sharded, group), model.named_parameters(), strict=True):
+            torch.testing.assert_close(got, want.detach(), atol=1e-5, rtol=1e-4)
+            assert name == same
     finally:
         group.leave()
 
@@ -113,6 +117,8 @@ def test_two_processes_learn_what_one_does_and_three_go_on(kind, tmp_path):
         many.save(tmp_path / "state")
         with pytest.raises(CheckpointError, match="cannot take over"):
             many.load(tmp_path / "nothing")
+        with pytest.raises(CheckpointError, match="those of another model"):
+            many.refresh(small_model(1, intermediate_size=40))
         many.refresh(model)
     one.load(tmp_path / "state")  # by a single process
     with TrainerProcesses(spec(tmp_path, model, optimisers, **changes), count=3) as many:  # and by more
@@ -121,17 +127,71 @@ def test_two_processes_learn_what_one_does_and_three_go_on(kind, tmp_path):
         check_weights(model, many)
 
 
+def ranks(many):
+    """Process ids of a group that was started here, by rank."""
+    found = subprocess.run(["pgrep", "-P", str(many._group.pid)], capture_output=True, text=True, check=True)
+    pids = [int(pid) for pid in found.stdout.split()]
+    told = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in pids}
+    return sorted(pids, key=lambda pid: [entry for entry in told[pid] if entry.startswith(b"RANK=")])
+
+
+def gone(pids):
+    """Whether they end soon."""
+    until = time.monotonic() + 30
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        if time.monotonic() > until:
+            return left
+        time.sleep(0.1)
+    return True
+
+
 @pytest.mark.full
-def test_a_process_that_dies_ends_the_group_with_its_last_words(tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_in_a_step_ends_the_group_with_its_last_words(rank, tmp_path):
     with TrainerProcesses(spec(tmp_path, small_model(1), MADE["adamw"]), count=2, log=tmp_path / "log") as many:
         many.step(samples(0))
-        children = subprocess.run(["pgrep", "-P", str(many._group.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        pids = ranks(many)
+        os.kill(pids[rank], signal.SIGSTOP)  # so that the step cannot be over before
+        threading.Timer(2.0, os.kill, (pids[rank], signal.SIGKILL)).start()
         with pytest.raises(AskesisError, match=r"(?s)ended at 'step'; its last words.*SIGKILL"):
-            for seed in range(20):
-                many.step(samples(seed))
+            many.step(samples(1))
         with pytest.raises(AskesisError, match="has ended"):
             many.step(samples(0))
+        assert gone(pids) is True
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("rank", "why"), [(0, r"after no sign of life for 6 s"), (1, r"(?s)ended at 'step'; its last words.*[Tt]imed out")]
+)
+def test_a_process_that_hangs_is_not_waited_for_for_ever(rank, why, tmp_path):
+    made = spec(tmp_path, small_model(1), MADE["adamw"])
+    with TrainerProcesses(made, count=2, log=tmp_path / "log", silent_s=6.0 if rank == 0 else 60.0, wait_s=9.0) as many:
+        many.step(samples(0))
+        time.sleep(10)  # between orders there is all the time of the world
+        many.step(samples(1))
+        pids = ranks(many)
+        os.kill(pids[rank], signal.SIGSTOP)
+        with pytest.raises(AskesisError, match=why):
+            many.step(samples(2))
+        assert gone(pids) is True
+
+
+@pytest.mark.full
+def test_a_group_whose_run_is_gone_ends(tmp_path):
+    """However it went: its end of the connection is closed by the system."""
+    code = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, "tests/train")
+from test_distributed import *
+many = TrainerProcesses(spec(Path(sys.argv[1]), small_model(1), MADE["adamw"]), count=2)
+print(*ranks(many), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert died.returncode == -signal.SIGKILL
+    assert gone([int(pid) for pid in died.stdout.split()]) is True
 
 
 @pytest.mark.full
