@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from askesis.inference.actors import Actor, Answer, Gone, Mortal, answer
@@ -45,6 +47,23 @@ class EngineHost(Mortal):
         if self._made is None:
             self._made = self._make()
         return self._made
+
+    async def start(self) -> Answer:
+        """Make it, and start it where it takes that."""
+        return await answer(self._start())
+
+    async def _start(self) -> None:
+        if (start := getattr(self._engine, "start", None)) is not None:
+            await start()
+
+    async def ping(self) -> Answer:
+        """A sign of life: of this process, which gives its number, and of what the engine has in others."""
+        return await answer(self._ping())
+
+    async def _ping(self) -> int:
+        if (ping := getattr(self._made, "ping", None)) is not None:
+            await ping()
+        return os.getpid()
 
     async def generate(self, token_ids: TokenIds, sampling: Sampling, session: str | None) -> Answer:
         """As `Engine.generate`."""
@@ -95,7 +114,11 @@ class EngineHost(Mortal):
 
     async def close(self) -> Answer:
         """As `Engine.close`."""
-        return await answer(self._engine.close())
+        return await answer(self._close())
+
+    async def _close(self) -> None:
+        if self._made is not None:
+            await self._made.close()
 
 
 async def _value(work: Callable[[], Any]) -> Any:
@@ -133,7 +156,8 @@ def _plain(value: Any) -> Any:
 class RemoteEngine:
     """`types.Engine` in an actor. make: makes the engine there (`embedded`). depot: shared by the engines of a router.
 
-    context_length: of the engine. A request that its actor does not live to answer raises `EngineGone`.
+    context_length: of the engine. close_s: how long it may take to close, where it has processes of its own; else its
+    actor is ended at once. A request that its actor does not live to answer raises `EngineGone`.
     """
 
     def __init__(
@@ -146,8 +170,9 @@ class RemoteEngine:
         cpus: float = 1.0,
         gpus: float = 0.0,
         before: Callable[[Actor], Awaitable[None]] | None = None,
+        close_s: float = 0.0,
     ) -> None:
-        self._context, self._depot = context_length, depot or Depot()
+        self._context, self._depot, self._close_s = context_length, depot or Depot(), close_s
         self.actor = Actor(EngineHost, make, what=f"engine {name}", cpus=cpus, gpus=gpus, before=before)
 
     @property
@@ -182,10 +207,17 @@ class RemoteEngine:
         except Gone as error:
             raise EngineGone(str(error)) from error
 
+    async def start(self) -> None:
+        """Have the actor make its engine, and start it. Raises what that raises, and `EngineGone`."""
+        await self._asked("start")
+
     async def ping(self) -> None:
-        """A sign of life of the actor. Raises `EngineGone`."""
+        """A sign of life of the actor and of its engine. Raises `EngineGone`, and what the engine raises."""
+        await self._asked("ping")
+
+    async def _asked(self, method: str) -> None:
         try:
-            await self.actor.ask("ping")
+            (await self.actor.ask(method)).read()
         except Gone as error:
             raise EngineGone(str(error)) from error
 
@@ -198,5 +230,8 @@ class RemoteEngine:
         self.actor.kill(restart=True)
 
     async def close(self) -> None:
-        """End the actor."""
+        """Close the engine, where that takes time, and end the actor."""
+        if self._close_s:
+            with suppress(Gone, TimeoutError):
+                await asyncio.wait_for(self.actor.ask("close"), self._close_s)
         self.actor.kill(restart=False)

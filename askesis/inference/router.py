@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from askesis.types import (
+    AskesisError,
     Completion,
     ConfigError,
     ContextOverflow,
@@ -56,6 +57,7 @@ class _Replica:
     version: int = -1
     why_out: str = ""
     leaving: bool = False
+    starting: bool = False
     flying: int = 0
     sessions: set[str] = field(default_factory=set)
     requests: int = 0
@@ -84,7 +86,8 @@ class Router:
     patience_s: how long a request waits when no engine is in. update_s: how long an engine may take to get new weights;
     at most a third of what the caller of `update_weights` waits, so that one that hangs does not fail the others.
     back_s: after how long an engine that is out is looked at again, twice as long each time. An engine that can be
-    started again has `revive()` for it. Weights that were given to `update_weights` are kept, for engines that come
+    started again has `revive()` for it; one that takes time to start has `await start()`, which is given `start_s` and
+    during which no update waits for it. Weights that were given to `update_weights` are kept, for engines that come
     later.
     """
 
@@ -95,12 +98,15 @@ class Router:
         silent_s: float = 300.0,
         patience_s: float = 60.0,
         update_s: float = 600.0,
+        start_s: float = 600.0,
         back_s: float = 1.0,
     ) -> None:
-        for name, value in (("silent_s", silent_s), ("update_s", update_s), ("back_s", back_s)):
+        given = {"silent_s": silent_s, "update_s": update_s, "start_s": start_s, "back_s": back_s}
+        for name, value in given.items():
             if value <= 0:
                 raise ConfigError(f"router: {name}={value}, expected more than 0")
         self._silent_s, self._patience_s, self._update_s, self._back_s = silent_s, patience_s, update_s, back_s
+        self._start_s = start_s
         self._names = itertools.count()
         self._replicas: dict[str, _Replica] = {}
         self._homes: dict[str, _Replica] = {}  # by the root of a session's name
@@ -138,14 +144,43 @@ class Router:
             for one in self._replicas.values()
         ]
 
+    async def start(self) -> None:
+        """Start all engines that take time for it. One that does not start is out until it has.
+
+        Raises what the first one raised where none has started: `EngineError`, `ConfigError`, `MissingExtra`.
+        """
+        replicas = list(self._replicas.values())
+        outcomes = await asyncio.gather(*map(self._begin, replicas), return_exceptions=True)
+        failures = [(one, error) for one, error in zip(replicas, outcomes, strict=True) if error is not None]
+        for _, error in failures:
+            if not isinstance(error, Exception):
+                raise error
+        if failures and len(failures) == len(replicas):
+            replica, error = failures[0]
+            if isinstance(error, AskesisError):
+                raise error
+            raise EngineError(f"no engine has started; {replica.name}: {_said(error)}") from error
+        for replica, error in failures:
+            self._take_out(replica, f"it did not start: {_said(error)}")
+
+    async def _begin(self, replica: _Replica) -> None:
+        if (start := getattr(replica.engine, "start", None)) is None:
+            return
+        replica.starting = True
+        try:
+            await _within(start(), self._start_s)
+        finally:
+            replica.starting = False
+
     async def add(self, engine: Engine, name: str = "") -> str:
         """Another engine; its name. It takes requests as soon as it has the weights that the others have."""
         replica = self._enter(engine, name, why_out="it has just come" if self._meant is not None else "")
         if self._meant is not None:
             try:
+                await self._begin(replica)
                 await self._send(replica)
                 self._let_in(replica)
-            except (EngineError, TimeoutError) as error:
+            except (AskesisError, TimeoutError) as error:
                 self._take_out(replica, f"it did not take the weights: {_said(error)}")
         return replica.name
 
@@ -294,6 +329,15 @@ class Router:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
+    async def _some(self, seconds: float) -> bool:
+        """Whether there is an engine that takes requests, within that time."""
+        end = asyncio.get_running_loop().time() + seconds
+        while not self._in() and (left := end - asyncio.get_running_loop().time()) > 0 and not self._closed:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        return bool(self._in())
+
     def _home(self, session: str | None, able: list[_Replica]) -> _Replica:
         least = min(able, key=lambda one: one.load)
         if session is None:
@@ -345,6 +389,9 @@ class Router:
         replicas = [one for one in self._replicas.values() if not one.leaving]
         if not replicas:
             return  # whoever is added gets them
+        replicas = [one for one in replicas if not one.starting]  # they get them when they have
+        if not replicas and not await self._some(self._update_s):
+            raise EngineError(f"no engine took weights version {version}: they are being started")
         outcomes = await asyncio.gather(*map(self._send, replicas), return_exceptions=True)
         refused: list[str] = []
         for replica, outcome in zip(replicas, outcomes, strict=True):
@@ -357,7 +404,7 @@ class Router:
                 self._take_out(replica, f"it did not take weights version {version}: {_said(outcome)}")
             elif not replica.coming_back:
                 self._let_in(replica)
-        if len(refused) == len(replicas):
+        if refused and len(refused) == len(replicas):
             raise EngineError(f"no engine took weights version {version} ({'; '.join(refused)})")
 
     async def _send(self, replica: _Replica) -> None:
@@ -396,6 +443,7 @@ class Router:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_S)
             try:
+                await self._begin(replica)
                 if self._meant is not None:
                     await self._send(replica)
                 probe = replica.engine.generate(ids([0]), Sampling(max_tokens=1, seed=0))

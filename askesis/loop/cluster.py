@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from askesis.inference import Router
 from askesis.inference.actors import Actor, connect, require_ray
+from askesis.inference.remote import MakeEngine
+from askesis.loop.engines import routed
 from askesis.loop.faults import FaultPlan
 from askesis.loop.ranks import Ranks, free_port
-from askesis.loop.recipe import ClusterSettings
-from askesis.models import ModelConfig
+from askesis.loop.recipe import ClusterSettings, Rollout
 from askesis.train.processes import TrainerProcesses, TrainerSpec
 from askesis.types import Engine, Env
 
 _FROZEN = 10.0  # times `silent_s`: how long an injected fault has an actor hang
-_ENGINE_S_SHARE = 0.3  # of an update's time: an engine may first have to wait for one that was given up
+_CLOSE_S = 20.0  # for vLLM to end what it has started
 
 
 class Cluster:
@@ -46,30 +46,25 @@ class Cluster:
             before=self._before,
         )
 
-    def engine(self, config: ModelConfig, *, update_s: float, **options: Any) -> Engine:
-        """Embedded engines with these options in actors, behind a router. They get their weights by updates.
-
-        update_s: how long an update of all may take. The router gives up an engine that hangs well before that.
-        """
-        from askesis.inference.remote import Depot, RemoteEngine, embedded
+    def engine(self, make: MakeEngine, rollout: Rollout) -> Engine:
+        """Engines that `make` makes in actors, behind a router. They get their weights by updates."""
+        from askesis.inference.remote import Depot, RemoteEngine
 
         settings, depot = self.settings, Depot()
-        threads = max(1, int(settings.engine_cpus))
         engines = [
             RemoteEngine(
-                embedded(config, **{**options, "threads": threads}),
-                context_length=options["context_length"],
+                make,
+                context_length=rollout.context_length,
                 depot=depot,
                 name=str(number),
                 cpus=settings.engine_cpus,
                 gpus=settings.engine_gpus,
                 before=self._before,
+                close_s=0.0 if rollout.engine == "embedded" else _CLOSE_S,
             )
             for number in range(settings.engines)
         ]
-        return Router(
-            engines, silent_s=settings.silent_s, patience_s=settings.patience_s, update_s=update_s * _ENGINE_S_SHARE
-        )
+        return routed(engines, rollout, settings)
 
     def trainers(self, spec: TrainerSpec, count: int) -> TrainerProcesses:
         """A trainer's group over the machines. Raises `TrainerError` where there is no room for it."""

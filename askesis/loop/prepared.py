@@ -15,9 +15,10 @@ from askesis.agents import agent_for, load_agent
 from askesis.chat import ChatRenderer, load_renderer
 from askesis.envs import load_env
 from askesis.envs.remote import RemoteEnv
+from askesis.inference.remote import embedded
 from askesis.loop import checkpoints
 from askesis.loop.cluster import Cluster
-from askesis.loop.engines import embedded_options, make_engine
+from askesis.loop.engines import embedded_options, make_engine, vllm_elsewhere
 from askesis.loop.faults import FaultPlan, FaultyEngine
 from askesis.loop.fresh import fresh_model, learn_tokenizer
 from askesis.loop.reception import reception_of
@@ -66,19 +67,23 @@ class Prepared:
 
     def engine(self) -> Engine:
         """The engine that the recipe asks for, on this model; or several elsewhere, which get its weights sent."""
-        rollout = self.recipe.rollout
-        engine: Engine
-        if self.cluster is not None and self.recipe.cluster.engines:
-            options = embedded_options(rollout, threads=self.engine_threads)
-            engine = self.cluster.engine(self.config, update_s=rollout.timeouts.update_s, **options)
+        rollout, cluster = self.recipe.rollout, self.recipe.cluster
+        if self.cluster is None or not cluster.engines:
+            engine = make_engine(rollout, self.model, self.source, threads=self.engine_threads, cluster=cluster)
         else:
-            engine = make_engine(rollout, self.model, self.source, threads=self.engine_threads)
+            threads = max(1, int(cluster.engine_cpus))
+            if rollout.engine == "embedded":
+                make = embedded(self.config, **embedded_options(rollout, threads=threads))
+            else:
+                make = vllm_elsewhere(rollout, self.model, self.source, threads=threads)
+            engine = self.cluster.engine(make, rollout)
         return engine if self.faults is None else FaultyEngine(engine, self.faults)
 
     def sent(self) -> Mapping[str, Any]:
         """What an update has to bring to the engine: the weights, or nothing where it has the trainer's own."""
-        elsewhere = self.cluster is not None and self.recipe.cluster.engines > 0
-        return self.model.state_dict() if elsewhere or self.recipe.rollout.staleness else {}
+        rollout = self.recipe.rollout
+        several = len(rollout.vllm.urls) > 1 or (self.cluster is not None and self.recipe.cluster.engines > 0)
+        return self.model.state_dict() if several or rollout.staleness else {}
 
     def options(self, *, temperature: float) -> EpisodeOptions:
         """How episodes are sampled, and when the machinery counts as hanging."""

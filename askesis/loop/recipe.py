@@ -193,9 +193,9 @@ class VLLM(Section):
 
     python: str = ".venv-vllm/bin/python"
     """Of the environment that has vLLM, in which `vllm-server` starts a server of its own."""
-    url: str = ""
-    """A server that runs already, `http://HOST:PORT`, for `vllm-server`; its key is read from `VLLM_API_KEY`. Empty:
-    start one, and stop it at the end."""
+    url: str | Annotated[tuple[str, ...], Strict(False)] = ""
+    """A server that runs already, `http://HOST:PORT`, for `vllm-server`, or a list of several, which share the work;
+    their key is read from `VLLM_API_KEY`. Empty: start one, and stop it at the end."""
     start_s: Rate = 600.0
     """Seconds until a server that is started must answer."""
     cache_gib: Rate | None = None
@@ -207,6 +207,11 @@ class VLLM(Section):
     with `vllm` on the same device, by CUDA IPC."""
     options: dict[str, Any] = {}
     """Further arguments of vLLM, by its own names."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of all servers that run already."""
+        return tuple(one for one in ((self.url,) if isinstance(self.url, str) else self.url) if one)
 
 
 class Rollout(Section):
@@ -391,7 +396,8 @@ class ClusterSettings(Section):
     env_cpus: Amount = 1.0
     """CPUs of each of them."""
     engines: Natural = 1
-    """Engines behind a router, spread over the machines; 0: the one engine stays in this process."""
+    """Engines behind a router, spread over the machines, each of the kind that `rollout.engine` says; 0: the one engine
+    stays in this process."""
     engine_cpus: Amount = 1.0
     """CPUs of each of them, and its threads."""
     engine_gpus: Amount = 0.0
@@ -586,10 +592,23 @@ class Recipe(Section):
         _demand(
             self.cluster.address or not of_nodes, "faults.inject: the site 'node' needs a [cluster] with an address"
         )
-        _demand(
-            not (self.cluster.address and self.cluster.engines) or rollout.engine == "embedded",
-            f"cluster.engines are embedded ones; with rollout.engine = {rollout.engine!r} set cluster.engines = 0",
-        )
+        if rollout.engine != "embedded" and self.cluster.address and self.cluster.engines:
+            asked, gpus = rollout.vllm, self.cluster.engine_gpus
+            _demand(
+                not asked.url,
+                f"cluster.engines = {self.cluster.engines} starts that many vLLMs, but rollout.vllm.url names what runs "
+                "already: set cluster.engines = 0, or leave the url away",
+            )
+            _demand(
+                asked.transfer == "shared_memory",
+                f"rollout.vllm.transfer = {asked.transfer!r} is for a vLLM that the trainer's process speaks to itself; "
+                "with cluster.engines weights go through the cluster's store and 'shared_memory'",
+            )
+            _demand(
+                not gpus or gpus >= asked.tensor_parallel,
+                f"rollout.vllm.tensor_parallel = {asked.tensor_parallel}, but cluster.engine_gpus = {gpus:g}: each "
+                "engine needs as many",
+            )
         train = self.train
         _demand(not self.cluster.scratch or self.cluster.address, "cluster.scratch has no use without cluster.address")
         if train.processes > 1:

@@ -222,6 +222,68 @@ async def test_an_engine_that_hangs_in_an_update_is_started_again_and_ends_no_up
     await router.close()
 
 
+class Starting(Double):
+    """An engine that takes time to start, and is gone until it has."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.begin, self.started, self.updates = asyncio.Event(), 0, []
+
+    async def start(self):
+        await self.begin.wait()
+        self.started += 1
+        self.fault = None
+
+    async def update_weights(self, weights, version, *, fingerprint=""):
+        self.updates.append(version)
+        await super().update_weights(weights, version, fingerprint=fingerprint)
+
+
+async def test_no_update_waits_for_an_engine_that_is_being_started_and_it_gets_the_last_one():
+    slow, other = Starting(0), Double(1)
+    router = Router([slow, other], update_s=0.2, back_s=0.02)
+    slow.begin.set()
+    await router.start()
+    await router.update_weights({}, 1)
+    slow.begin.clear()
+    slow.fault = failing("token", error=EngineGone)
+    assert await who(router, "a") == 1  # made again
+    await asyncio.sleep(0.05)  # it is being started
+    for version in (2, 3):
+        await asyncio.wait_for(router.update_weights({}, version), 0.1)
+    assert slow.updates == [1]
+    slow.begin.set()
+    await until(lambda: not router.replicas[0].why_out)
+    assert (slow.started, slow.updates, slow.version) == (2, [1, 3], 3)
+    await router.close()
+
+
+async def test_engines_that_do_not_start_are_out_until_they_do_and_none_is_an_error():
+    class Refusing(Starting):
+        async def start(self):
+            if not self.begin.is_set():
+                raise ConfigError("no such python")
+
+    late = Refusing(0)
+    router = Router([late, Double(1)], back_s=0.02)
+    await router.start()
+    await router.update_weights({}, 5)
+    assert "no such python" in router.replicas[0].why_out
+    assert await who(router, "a") == 1
+    late.begin.set()
+    await until(lambda: not router.replicas[0].why_out)
+    assert late.version == 5
+    await router.close()
+    nobody = Router([Refusing(0), Refusing(1)])
+    with pytest.raises(ConfigError, match="no such python"):
+        await nobody.start()
+    await nobody.close()
+    hangs = Router([Starting(0)], start_s=0.05)
+    with pytest.raises(EngineError, match=r"no engine has started; engine-0: no answer within 0.05 s"):
+        await hangs.start()
+    await hangs.close()
+
+
 async def test_engines_die_over_a_request_thrice_at_most_and_one_that_is_back_is_not_blamed_again():
     poison = [Double(n, failing("token", error=EngineGone)) for n in range(5)]
     router = Router(poison, back_s=60.0)

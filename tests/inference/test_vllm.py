@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import dataclasses
-import json
 import os
 import sys
 import threading
@@ -13,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from vllm_double import DoubleLLM, install
+from vllm_double import DoubleLLM, Routes, install, serving
 
 from askesis.inference import EmbeddedEngine
 from askesis.inference.vllm import Devices, Local, Server, SharedMemory, VLLMEngine, VLLMSettings
+from askesis.inference.vllm.experts import plainly
 from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.http import Client
 from askesis.inference.vllm.remote import Remote
@@ -477,6 +477,7 @@ def _fused(parts, heads, shared, size, rank, ranks):
         return tensor.chunk(count)[at]
 
     replicas = max(1, ranks // shared)
+    count = 1 + max((int(name.split(".experts.")[1].split(".")[0]) for name in parts if ".experts." in name), default=0)
     for name, tensor in parts.items():
         tensor = tensor.detach()
         if ".experts." in name:
@@ -484,7 +485,7 @@ def _fused(parts, heads, shared, size, rank, ranks):
             fused = f"{layer}.experts.routed_experts.w13_weight"  # as vLLM 0.32 names them, and lays them out
             if expert == "0.gate_proj.weight":
                 gates, ups, downs = (
-                    torch.stack([parts[f"{layer}.experts.{n}.{which}.weight"] for n in range(3)])
+                    torch.stack([parts[f"{layer}.experts.{n}.{which}.weight"] for n in range(count)])
                     for which in ("gate_proj", "up_proj", "down_proj")
                 )
                 put(fused, torch.cat([gates.chunk(ranks, 1)[rank], ups.chunk(ranks, 1)[rank]], 1))
@@ -507,6 +508,31 @@ def _fused(parts, heads, shared, size, rank, ranks):
         elif not any(part in name for part in (".k_proj.", ".v_proj.", ".up_proj.")):
             put(name, tensor)
     return model
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_experts_in_plain_torch_are_those_of_the_model(model, weighted):
+    """From the matrices as vLLM lays them out; what its kernel for CPUs would make of packed ones."""
+    sizes = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    ours = build(dataclasses.replace(model.config, **sizes))
+    ours.initialise(0, 0.3)
+    block = ours.model.layers[0].mlp
+    held_there = dict(_fused(dict(ours.named_parameters()), 4, 2, 8, 0, 1).named_parameters())
+    w13, w2 = (
+        held_there[f"model.layers.0.mlp.experts.routed_experts.{name}"] for name in ("w13_weight", "w2_weight")
+    )
+    hidden = torch.randn(7, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    weights, chosen = block.gate(hidden).softmax(-1).topk(2, dim=-1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    if weighted:
+        found = plainly(hidden, w13, w2, weights, chosen.int())
+        torch.testing.assert_close(found, block(hidden[None])[0], atol=1e-5, rtol=1e-4)
+    else:  # of one choice a token, whose weight is in what comes in already
+        first = torch.stack([block.experts[n](row) for n, row in zip(chosen[:, 0].tolist(), hidden, strict=True)])
+        found = plainly(hidden, w13, w2, weights[:, :1], chosen[:, :1].int(), weighted=False)
+        torch.testing.assert_close(found, first, atol=1e-5, rtol=1e-4)
+    with pytest.raises(NotImplementedError, match="'relu2'"):
+        plainly(hidden, w13, w2, weights, chosen, activation="relu2")
 
 
 def test_a_weight_that_vllm_has_packed_away_is_an_error():
@@ -566,79 +592,12 @@ async def test_gpu_senders_of_vllm_are_driven_through_its_own_client_protocol(ma
     assert sent[-1] == "shutdown"
 
 
-class Routes:
-    """The routes of vLLM's server, over a `DoubleLLM`, as far as `Remote` calls them."""
-
-    def __init__(self, llm):
-        self.llm, self.asked = llm, []
-
-    async def __call__(self, scope, receive, send):
-        assert scope["type"] == "http"
-        body, more = b"", True
-        while more:
-            event = await receive()
-            body, more = body + event.get("body", b""), event.get("more_body", False)
-        path, query = scope["path"], scope["query_string"].decode()
-        given = json.loads(body) if body else {}
-        self.asked.append((path, dict(scope["headers"]).get(b"authorization", b"").decode()))
-        if path == "/inference/v1/generate":
-            await self.generate(given, send)
-            return
-        status, answer = await self.control(path, query, given)
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
-
-    async def control(self, path, query, given):
-        llm = self.llm
-        try:
-            if path == "/pause":
-                assert "mode=abort" in query
-                await llm.pause_generation(mode="abort", clear_cache=True)
-            elif path == "/resume":
-                await llm.resume_generation()
-            elif path == "/update_weight_version":
-                await llm.update_weight_version(given["new_version"])
-            elif path == "/start_weight_update":
-                await llm.start_weight_update()
-            elif path == "/update_weights":
-                await llm.collective_rpc("update_weights", kwargs=given)
-            elif path == "/finish_weight_update":
-                await llm.finish_weight_update()
-            elif path == "/collective_rpc":
-                return 200, {"results": await llm.collective_rpc(given["method"])}
-            return 200, {}
-        except RuntimeError as error:
-            return 500, {"error": {"message": str(error)}}
-
-    async def generate(self, given, send):
-        params = SimpleNamespace(**given["sampling_params"], output_kind="delta" if given["stream"] else "final")
-        headers = [(b"content-type", b"text/event-stream")] if given["stream"] else []
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        prompt = {"prompt_token_ids": given["token_ids"]}
-        async for output in self.llm.generate(prompt, params, given["request_id"]):
-            one = output.outputs[0]
-            choice = {"token_ids": one.token_ids, "finish_reason": one.finish_reason}
-            choice["logprobs"] = {"content": [{"logprob": next(iter(o.values())).logprob} for o in one.logprobs]}
-            choice["weight_versions"] = [vars(span) for span in one.weight_versions or ()] or None
-            text = json.dumps({"choices": [choice]})
-            event = f"data: {text}\n\n" if given["stream"] else text
-            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
-        end = b"data: [DONE]\n\n" if given["stream"] else b""
-        await send({"type": "http.response.body", "body": end})
-
-
 @pytest.fixture
 async def served(model):
     """Routes on a port of this machine, and the url."""
-    import uvicorn
-
     routes = Routes(DoubleLLM(model, context=CONTEXT))
-    server = uvicorn.Server(uvicorn.Config(routes, port=0, log_level="error", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    yield routes, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await task
+    async with serving(routes) as url:
+        yield routes, url
 
 
 async def test_over_http_it_is_the_same_engine(served, model):

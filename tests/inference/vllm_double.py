@@ -5,7 +5,9 @@ are aborted by a pause, those that come while paused, versions as spans at the e
 """
 
 import asyncio
+import contextlib
 import copy
+import json
 import sys
 import types
 from types import SimpleNamespace
@@ -96,6 +98,8 @@ class DoubleLLM:
         if method == "askesis_prepare":
             vocab = self.model.config.vocab_size
             return [{"vocab": vocab, "context": self.context, "dtype": "float32", "truncates": True}]
+        if method == "askesis_alive":
+            return [{}]
         if method == "askesis_state":
             return [{"held": fingerprint(self.model), "refused": self.refused}]
         assert method == "update_weights" and self.updating
@@ -125,3 +129,82 @@ def install(monkeypatch):
     params.RequestOutputKind = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", params)
+
+
+class Routes:
+    """The routes of vLLM's server, over a `DoubleLLM`, as far as `Remote` calls them."""
+
+    def __init__(self, llm):
+        self.llm, self.asked = llm, []
+
+    async def __call__(self, scope, receive, send):
+        assert scope["type"] == "http"
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body, more = body + event.get("body", b""), event.get("more_body", False)
+        path, query = scope["path"], scope["query_string"].decode()
+        given = json.loads(body) if body else {}
+        self.asked.append((path, dict(scope["headers"]).get(b"authorization", b"").decode()))
+        if path == "/inference/v1/generate":
+            await self.generate(given, send)
+            return
+        status, answer = await self.control(path, query, given)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    async def control(self, path, query, given):
+        llm = self.llm
+        try:
+            if path == "/pause":
+                assert "mode=abort" in query
+                await llm.pause_generation(mode="abort", clear_cache=True)
+            elif path == "/resume":
+                await llm.resume_generation()
+            elif path == "/update_weight_version":
+                await llm.update_weight_version(given["new_version"])
+            elif path == "/start_weight_update":
+                await llm.start_weight_update()
+            elif path == "/update_weights":
+                await llm.collective_rpc("update_weights", kwargs=given)
+            elif path == "/finish_weight_update":
+                await llm.finish_weight_update()
+            elif path == "/collective_rpc":
+                return 200, {"results": await llm.collective_rpc(given["method"])}
+            return 200, {}
+        except RuntimeError as error:
+            return 500, {"error": {"message": str(error)}}
+
+    async def generate(self, given, send):
+        params = SimpleNamespace(**given["sampling_params"], output_kind="delta" if given["stream"] else "final")
+        headers = [(b"content-type", b"text/event-stream")] if given["stream"] else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        prompt = {"prompt_token_ids": given["token_ids"]}
+        async for output in self.llm.generate(prompt, params, given["request_id"]):
+            one = output.outputs[0]
+            choice = {"token_ids": one.token_ids, "finish_reason": one.finish_reason}
+            choice["logprobs"] = {"content": [{"logprob": next(iter(o.values())).logprob} for o in one.logprobs]}
+            choice["weight_versions"] = [vars(span) for span in one.weight_versions or ()] or None
+            text = json.dumps({"choices": [choice]})
+            event = f"data: {text}\n\n" if given["stream"] else text
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        end = b"data: [DONE]\n\n" if given["stream"] else b""
+        await send({"type": "http.response.body", "body": end})
+
+
+@contextlib.asynccontextmanager
+async def serving(routes, port=0):
+    """Those routes on a port of this machine; the url. At the end, connections are cut off as those of a killed one."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(routes, port=port, log_level="critical", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.001)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await task

@@ -41,6 +41,14 @@ def complaint(raw, overrides=()):
         ({"model": {"init": {}}}, ["model.init", "'sft'"]),
         ({"rollout": {"vllm": {"url": "http://x"}}}, ["[rollout.vllm] is set", "'embedded'"]),
         ({"rollout": {"engine": "vllm", "vllm": {"url": "http://x"}}}, ["rollout.vllm.url", "'vllm-server'"]),
+        (
+            {"rollout": {"engine": "vllm-server", "vllm": {"url": "http://x"}}, "cluster": {"address": "local"}},
+            ["cluster.engines = 1 starts that many", "rollout.vllm.url"],
+        ),
+        (
+            {"rollout": {"engine": "vllm", "vllm": {"transfer": "ipc"}}, "cluster": {"address": "local"}},
+            ["rollout.vllm.transfer = 'ipc'", "'shared_memory'"],
+        ),
         ({"rollout": {"engine": "vlm"}}, ["rollout.engine", "did you mean"]),
         ({"train": {"corrections": [{"name": "tys"}]}}, ["train.corrections[0].name", "'tis'"]),
         ({"train": {"corrections": [{"name": "tis"}, {"name": "mis"}]}}, ["tis and mis weigh by the same ratios"]),

@@ -149,6 +149,18 @@ class VLLMEngine:
         """Give vLLM up, which does not answer any more: the next update starts it again."""
         self._gone = self._gone or f"{self._transport.where} was given up"
 
+    async def ping(self) -> None:
+        """A sign of life of vLLM's workers; nothing where it is not there yet, or takes weights.
+
+        Raises `EngineGone` where it has ended, `EngineError` where it gives none.
+        """
+        if self._gone:
+            raise EngineGone(self._gone + _AGAIN)
+        if self._starting is None or not self._starting.done() or self._updating.locked():
+            return
+        with self._noting():
+            await self._transport.call("askesis_alive")
+
     async def generate(
         self,
         token_ids: TokenIds,

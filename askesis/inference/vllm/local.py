@@ -48,8 +48,8 @@ class Local:
             ) from error
         try:
             arguments = AsyncEngineArgs(**self._settings.arguments(), disable_log_stats=True, enable_log_requests=False)
-            with _environment(self._env):
-                self._llm = AsyncLLM.from_engine_args(arguments)
+            with _environment(self._env):  # in a thread: it blocks until the model is loaded, and others go on
+                self._llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except Exception as error:
             raise EngineError(
                 f"vLLM could not be started with {self._settings.checkpoint}: {type(error).__name__}: {error}"

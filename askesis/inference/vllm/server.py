@@ -27,7 +27,7 @@ SERVED = ("--enable-scale-out", "--disable-log-stats", "--disable-uvicorn-access
 _LAST_WORDS = 4000
 _GRACE_S = 15.0
 _DYING_S = 0.2  # between a connection that fails and the end of the process that had it
-_SIGTERM_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 class Server:
@@ -227,8 +227,8 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    """In the child: a parent that is killed takes the server with it."""
-    ctypes.CDLL(None).prctl(_SIGTERM_AT_PARENTS_DEATH, signal.SIGTERM)
+    """In the child: a parent that is killed takes the server with it, also one that hangs; and that its workers."""
+    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,9 @@ says before it touches the model.
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.platforms import current_platform
 
+from askesis.inference.vllm.experts import plainly
 from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.settings import BACKEND
 from askesis.inference.vllm.weights import Refused, received
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from vllm.v1.worker.worker_base import WorkerBase
 
 _GREEDY = 1e-5  # vLLM's: below this temperature a request is greedy
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass
@@ -100,7 +106,12 @@ class Extension:
     """Methods that every worker gets; called with `collective_rpc`, with texts as arguments."""
 
     def askesis_prepare(self: WorkerBase) -> dict[str, Any]:
-        """Make log-probabilities those of the untruncated distribution, and say what there is."""
+        """Make log-probabilities those of the untruncated distribution, and say what there is.
+
+        And end with the process that asks for tokens, however that ends: it would never hear of it.
+        """
+        if multiprocessing.parent_process() is not None:
+            ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
         config = self.vllm_config.model_config
         sampler = getattr(self.model_runner, "sampler", None)
         truncates = sampler is not None and not getattr(self, "use_v2_model_runner", False)
@@ -113,6 +124,10 @@ class Extension:
             "dtype": str(config.dtype).removeprefix("torch."),
             "truncates": truncates,
         }
+
+    def askesis_alive(self: WorkerBase) -> dict[str, Any]:
+        """A sign of life."""
+        return {}
 
     def askesis_state(self: WorkerBase) -> dict[str, Any]:
         """held: the fingerprint of the weights that are here, now. refused: why the last update was, or empty."""
@@ -145,7 +160,32 @@ def _plain_products(layer: nn.Module, remove_weight: bool) -> None:
     layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
 
+def _plain_experts() -> None:
+    """The same for experts, which vLLM packs once and would write unpacked ones over at an update."""
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+
+    def apply(self: Any, **given: Any) -> None:
+        if given["expert_map"] is not None:
+            raise NotImplementedError("experts spread over processes (expert parallelism) on a CPU")
+        given["output"].copy_(
+            plainly(
+                given["hidden_states"],
+                given["w1"],
+                given["w2"],
+                given["topk_weights"],
+                given["topk_ids"],
+                activation=given["activation"].value,
+                weighted=not given["apply_router_weight_on_input"],
+            )
+        )
+
+    CPUUnquantizedExperts.apply = apply
+    CPUUnquantizedExperts.process_weights_after_loading = lambda self, layer: None
+
+
 layers.dispatch_cpu_unquantized_gemm = _plain_products
+if current_platform.is_cpu():
+    _plain_experts()
 
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
