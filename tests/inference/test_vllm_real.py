@@ -1,5 +1,7 @@
 """The real vLLM, on the CPU, in what `make venv-vllm` makes: whole runs, updates in flight, damaged updates."""
 
+import asyncio
+import copy
 import json
 import os
 import subprocess
@@ -11,10 +13,11 @@ import torch
 
 import askesis
 from askesis.inference.vllm import Server, VLLMEngine, VLLMSettings
-from askesis.models import fingerprint
-from askesis.types import Sampling, ids
+from askesis.models import ModelConfig, build, fingerprint, save_checkpoint
+from askesis.types import EngineError, Sampling, ids
 from bench import vllm_training
 from bench.result import Options
+from bench.vllm_training import Damaging
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -82,5 +85,75 @@ async def test_spread_over_two_workers_the_weights_are_put_together_again_and_ch
         exact = logprobs.gather(1, sequence[0, 3:, None])[:, 0].numpy()
         np.testing.assert_allclose(said.logprobs, exact, atol=1e-3)
         assert said.policy_versions.tolist() == [1] * 20
+    finally:
+        await engine.close()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+async def test_a_mixture_of_experts_is_sampled_updated_in_flight_and_checked(python, tmp_path):
+    """vLLM's own loader, its router, and experts as `inference.vllm.experts` computes them, against our model."""
+    model = build(
+        ModelConfig(
+            vocab_size=160,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            intermediate_size=96,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            num_experts=6,
+            num_experts_per_tok=2,
+            moe_intermediate_size=48,  # vLLM's own kernel would pad it
+        )
+    )
+    model.initialise(0, 0.2)
+    save_checkpoint(model, tmp_path / "moe")
+    settings = VLLMSettings(checkpoint=str(tmp_path / "moe"), context_length=256, slots=8, cache_gib=0.25)
+    server = Server(settings, python=python, env={"OMP_NUM_THREADS": "1"})
+    engine = VLLMEngine(server, context_length=256, vocab_size=160, model=model, courier=(courier := Damaging()))
+    weights, heard, enough = {0: copy.deepcopy(model)}, 0, asyncio.Event()
+
+    def hear(piece):
+        nonlocal heard
+        heard += len(piece.token_ids)
+        if heard > 100:
+            enough.set()
+
+    try:
+        # the weights that vLLM has read by itself are the model's, or this would be an error
+        asked = [ids([n + 4, 3, n]) for n in range(8)]
+        tasks = [
+            asyncio.create_task(engine.generate(one, Sampling(max_tokens=90, seed=n), on_tokens=hear))
+            for n, one in enumerate(asked)
+        ]
+        await enough.wait()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.95)
+        weights[1] = model
+        courier.how, courier.left = "bit", 1
+        with pytest.raises(EngineError, match=r"damaged on the way; the engine keeps version 0"):
+            await engine.update_weights({}, 1, fingerprint=fingerprint(model))
+        await engine.update_weights({}, 1, fingerprint=fingerprint(model))
+        said = await asyncio.gather(*tasks)
+        assert {int(v) for one in said for v in one.policy_versions} == {0, 1}
+        gaps = []
+        for prompt, one in zip(asked, said, strict=True):
+            sequence = torch.tensor([[*prompt.tolist(), *one.token_ids.tolist()]])
+            for version, of in weights.items():
+                with torch.no_grad():
+                    logprobs = of.logits(of(sequence)).log_softmax(-1)[0, 2:-1]
+                exact = logprobs.gather(1, sequence[0, 3:, None])[:, 0].numpy()
+                gaps.append(np.abs(exact - one.logprobs)[one.policy_versions == version])
+        gaps = np.concatenate(gaps)
+        print(f"gap: mean {gaps.mean():.2e}, largest {gaps.max():.2e} of {len(gaps)} tokens")
+        assert len(gaps) == 8 * 90 and gaps.max() < 1e-3
+        await server.call("askesis_alive")
+        with torch.no_grad():
+            model.model.layers[1].mlp.experts[5].down_proj.weight[3, 7] += 0.01  # of one expert alone
+        await engine.update_weights({}, 2, fingerprint=fingerprint(model))
     finally:
         await engine.close()
