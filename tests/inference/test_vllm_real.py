@@ -1,10 +1,14 @@
 """The real vLLM, on the CPU, in what `make venv-vllm` makes: whole runs, updates in flight, damaged updates."""
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,9 @@ import torch
 
 import askesis
 from askesis.inference.vllm import Server, VLLMEngine, VLLMSettings
+from askesis.loop import RunFolder
 from askesis.models import ModelConfig, build, fingerprint, save_checkpoint
+from askesis.rollout import TraceStore
 from askesis.types import EngineError, Sampling, ids
 from bench import vllm_training
 from bench.result import Options
@@ -157,3 +163,90 @@ async def test_a_mixture_of_experts_is_sampled_updated_in_flight_and_checked(pyt
         await engine.update_weights({}, 2, fingerprint=fingerprint(model))
     finally:
         await engine.close()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_of_them_behind_the_router_in_a_cluster_and_one_is_killed_while_they_train(python, tmp_path):
+    """As somebody at a terminal has it: the run goes on, the killed one is started again with the weights of then."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "askesis", "train", "repair", "--set", "cluster.address=local"]
+    sets = {
+        "cluster.envs": 0,
+        "cluster.engines": 2,
+        "cluster.engine_cpus": 0.5,
+        "rollout.engine": "vllm-server",
+        "rollout.vllm.python": python,
+        "rollout.vllm.cache_gib": 0.25,
+        "rollout.tasks_per_step": 3,
+        "rollout.group_size": 4,
+        "rollout.retries": 6,
+        "rollout.slots": 8,
+        "run.steps": 5000,
+        "run.threads": 1,
+        "run.out": f'"{tmp_path}"',
+        "eval.tasks": 0,
+        "log.every": 1,
+        "log.tensorboard": "false",
+    }
+    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    log = tmp_path / "said"
+    with log.open("wb") as out:
+        run = subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+
+    def wait(true, seconds=600.0):
+        end = time.monotonic() + seconds
+        while not true():
+            assert run.poll() is None and time.monotonic() < end, log.read_text()[-6000:]
+            time.sleep(0.2)
+
+    def step():
+        found = list(tmp_path.glob("repair-*"))
+        return RunFolder(found[0]).status().get("step", -1) if found else -1
+
+    try:
+        wait(lambda: step() >= 1)
+        servers = servers_below(run.pid)
+        assert len(servers) == 2
+        os.kill(servers[0], signal.SIGKILL)
+        killed = step()
+        wait(lambda: "is taken out" in log.read_text())
+        wait(lambda: step() >= killed + 3)  # nobody waits for it
+        assert "is back" not in log.read_text()
+        wait(lambda: "is back" in log.read_text())
+        again = set(servers_below(run.pid)) - set(servers)
+        assert len(again) == 1
+        back = step()
+        wait(lambda: step() >= back + 3)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(120) in (0, 130), log.read_text()[-3000:]
+    finally:
+        run.kill()
+        run.wait()
+    assert not [one for one in (*servers, *again) if Path(f"/proc/{one}").exists()]
+    (folder,) = tmp_path.glob("repair-*")
+    with TraceStore(RunFolder(folder).traces, readonly=True) as store:
+        assert store.ledger.check() == []
+    steps = [json.loads(line) for line in RunFolder(folder).history.read_text().splitlines()]
+    assert len(steps) >= back + 3 and sum(one["infrastructure"] for one in steps) == 0
+    gaps = [one["trainer"]["logprob_gap"] for one in steps if "logprob_gap" in one["trainer"]]
+    assert len(gaps) > killed + 3 and max(gaps) < 1e-4
+
+
+def servers_below(pid):
+    """The processes of vLLM's servers that a process has started, and those that it has."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    for one in parents:
+        above = one
+        while above in parents and above != pid:
+            above = parents[above]
+        with contextlib.suppress(OSError):
+            if above == pid and b"vllm.entrypoints" in (Path("/proc") / str(one) / "cmdline").read_bytes():
+                found.append(one)
+    return found

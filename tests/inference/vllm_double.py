@@ -205,6 +205,7 @@ async def serving(routes, port=0):
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = server.force_exit = True
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        await task
+        for _ in range(2):  # also those that come until it has shut its door, which it would go on to serve
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+            await task
