@@ -117,8 +117,9 @@ class EngineHost(Mortal):
         return await answer(self._close())
 
     async def _close(self) -> None:
-        if self._made is not None:
-            await self._made.close()
+        made, self._made = self._made, None
+        if made is not None:
+            await made.close()
 
 
 async def _value(work: Callable[[], Any]) -> Any:

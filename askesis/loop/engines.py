@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from askesis.inference.remote import MakeEngine
 from askesis.loop.recipe import ClusterSettings, Rollout
 from askesis.models import Qwen3
 from askesis.types import ConfigError, Engine
-
 
 _ENGINE_S_SHARE = 0.3  # of an update's time: an engine may first have to wait for one that was given up
 
@@ -81,7 +82,9 @@ def _vllm_there(rollout: Rollout, config: str, vocabulary: int, threads: int) ->
     (folder / "config.json").write_text(config, encoding="utf-8")
     # several on one machine must not all be bound to its first core
     free = {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
-    return _vllm(rollout, str(folder), vocabulary, threads, env=free)
+    engine = _vllm(rollout, str(folder), vocabulary, threads, env=free)
+    weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+    return engine
 
 
 def _vllm(

@@ -83,7 +83,10 @@ class Prepared:
         """What an update has to bring to the engine: the weights, or nothing where it has the trainer's own."""
         rollout = self.recipe.rollout
         several = len(rollout.vllm.urls) > 1 or (self.cluster is not None and self.recipe.cluster.engines > 0)
-        return self.model.state_dict() if several or rollout.staleness else {}
+        if not several and not rollout.staleness:
+            return {}
+        # a matrix that is tied comes once: in a cluster's store two names of it would be two matrices
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
     def options(self, *, temperature: float) -> EpisodeOptions:
         """How episodes are sampled, and when the machinery counts as hanging."""

@@ -596,13 +596,13 @@ class Recipe(Section):
             asked, gpus = rollout.vllm, self.cluster.engine_gpus
             _demand(
                 not asked.url,
-                f"cluster.engines = {self.cluster.engines} starts that many vLLMs, but rollout.vllm.url names what runs "
-                "already: set cluster.engines = 0, or leave the url away",
+                f"cluster.engines = {self.cluster.engines} starts that many vLLMs, but rollout.vllm.url names what "
+                "runs already: set cluster.engines = 0, or leave the url away",
             )
             _demand(
                 asked.transfer == "shared_memory",
-                f"rollout.vllm.transfer = {asked.transfer!r} is for a vLLM that the trainer's process speaks to itself; "
-                "with cluster.engines weights go through the cluster's store and 'shared_memory'",
+                f"rollout.vllm.transfer = {asked.transfer!r} is for a vLLM that the trainer's process speaks to; with "
+                "cluster.engines weights go through the cluster's store and 'shared_memory'",
             )
             _demand(
                 not gpus or gpus >= asked.tensor_parallel,

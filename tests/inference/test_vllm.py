@@ -518,9 +518,7 @@ def test_experts_in_plain_torch_are_those_of_the_model(model, weighted):
     ours.initialise(0, 0.3)
     block = ours.model.layers[0].mlp
     held_there = dict(_fused(dict(ours.named_parameters()), 4, 2, 8, 0, 1).named_parameters())
-    w13, w2 = (
-        held_there[f"model.layers.0.mlp.experts.routed_experts.{name}"] for name in ("w13_weight", "w2_weight")
-    )
+    w13, w2 = (held_there[f"model.layers.0.mlp.experts.routed_experts.{name}"] for name in ("w13_weight", "w2_weight"))
     hidden = torch.randn(7, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     weights, chosen = block.gate(hidden).softmax(-1).topk(2, dim=-1)
     weights = weights / weights.sum(-1, keepdim=True)

@@ -229,7 +229,7 @@ def test_two_of_them_behind_the_router_in_a_cluster_and_one_is_killed_while_they
     (folder,) = tmp_path.glob("repair-*")
     with TraceStore(RunFolder(folder).traces, readonly=True) as store:
         assert store.ledger.check() == []
-    steps = [json.loads(line) for line in RunFolder(folder).history.read_text().splitlines()]
+    steps = [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
     assert len(steps) >= back + 3 and sum(one["infrastructure"] for one in steps) == 0
     gaps = [one["trainer"]["logprob_gap"] for one in steps if "logprob_gap" in one["trainer"]]
     assert len(gaps) > killed + 3 and max(gaps) < 1e-4

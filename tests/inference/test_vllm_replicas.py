@@ -42,7 +42,10 @@ async def test_servers_of_a_recipe_share_the_work_and_one_that_is_killed_comes_b
     alone = EmbeddedEngine(model, slots=4, context_length=CONTEXT)
     doubles = [Routes(DoubleLLM(first, context=CONTEXT)) for _ in range(2)]
     async with contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as mortal:
-        urls = (await mortal.enter_async_context(serving(doubles[0])), await stack.enter_async_context(serving(doubles[1])))
+        urls = (
+            await mortal.enter_async_context(serving(doubles[0])),
+            await stack.enter_async_context(serving(doubles[1])),
+        )
         rollout = Rollout(engine="vllm-server", context_length=CONTEXT, vllm=VLLM(url=urls))
         router = make_engine(rollout, model, tmp_path, threads=1, cluster=ClusterSettings(silent_s=5.0))
         await router.start()

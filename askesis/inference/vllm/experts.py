@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def plainly(
     if activation not in ACTIVATIONS:
         raise NotImplementedError(f"experts with the activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
     out = hidden.new_zeros(hidden.shape, dtype=weights.dtype)  # sums are as precise as the weights
-    for expert in chosen.unique().tolist():
+    for expert in torch.unique(chosen).tolist():
         tokens, choices = (chosen == expert).nonzero(as_tuple=True)
         gate, up = F.linear(hidden[tokens], gates_ups[expert]).chunk(2, -1)
         made = F.linear(ACTIVATIONS[activation](gate) * up, downs[expert]).to(out.dtype)
