@@ -236,7 +236,7 @@ def _checked(out: Path) -> dict[str, Any]:
     skipped, twice = second_reading(folder / "traces.db")
     said = json.loads(told.stdout)
     return {
-        **{key: said[key] for key in ("trained", "dropped", "stale", "staleness", "open", "steps")},
+        **{key: said[key] for key in ("trained", "dropped", "given_up", "staleness", "open", "steps")},
         "wrong": len(said["wrong"]),
         "skipped": skipped,
         "twice": twice,
@@ -255,7 +255,9 @@ def second_reading(path: Path) -> tuple[int, int]:
 
     prompts = {group: position for lineage, step, position, group in drawn if survives(lineage, step)}
     used = Counter(
-        prompts.get(group, -1) for lineage, step, group, fate in settled if fate != "stale" and survives(lineage, step)
+        prompts.get(group, -1)
+        for lineage, step, group, fate in settled
+        if fate != "given up" and survives(lineage, step)
     )
     last = max(prompts.values(), default=-1)
     return sum(position not in used for position in range(last + 1)), sum(n - 1 for n in used.values())
@@ -274,7 +276,7 @@ def _result(tally: Tally, wanted: int, staleness: int, seconds: float) -> Result
         "prompts": total["trained"] + total["dropped"],
         "trained": total["trained"],
         "dropped": total["dropped"],
-        "groups_too_old": total["stale"],
+        "groups_given_up": total["given_up"],
         "staleness_max": max(one["staleness"] for one in tally.checked),
         "runs": len(tally.checked),
         "steps": total["steps"],

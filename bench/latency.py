@@ -92,7 +92,7 @@ def _figures(result: RunResult, staleness: int) -> dict[str, float]:
         "sampled_per_s": sum(record.sampled_tokens for record in steady) / lasted,
         "waited_share": sum(record.sample_s for record in steady) / lasted,
         "staleness": statistics.mean(record.staleness for record in steady),
-        "groups_too_old": sum(record.stale for record in steady),
+        "groups_given_up": sum(record.given_up for record in steady),
         "steps": len(steady),
     }
 

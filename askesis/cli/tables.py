@@ -81,7 +81,7 @@ def print_check(folder: RunFolder, standing: Standing, wrong: Sequence[str]) -> 
     console, one = make_console(), standing
     console.print(
         f"{folder.path}: {one.steps} steps; of {one.drawn} prompts drawn {one.trained} were trained, {one.dropped} "
-        f"dropped for a reason, {one.open} on their way; {one.stale} groups given up as too old and drawn again; "
+        f"dropped for a reason, {one.open} on their way; {one.given_up} groups given up and drawn again; "
         f"trained at most {one.staleness} version{'s' * (one.staleness != 1)} behind",
         markup=False,
     )

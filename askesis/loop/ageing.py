@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from askesis.train.tallies import DISTANCES
+from askesis.train.tallies import DISTANCES, by_distance
 from askesis.types import Sample, Trace
 
 
@@ -28,8 +29,7 @@ def age(samples: Sequence[Sample], version: int) -> Age:
     if not len(tokens):
         return Age()
     behind = version - tokens.astype(np.int64)
-    places = np.where(behind > 0, np.floor(np.log2(np.maximum(behind, 1))).astype(np.int64) + 1, 0)
-    counts = np.bincount(np.clip(places, 0, len(DISTANCES) - 1), minlength=len(DISTANCES))
+    counts = np.bincount(by_distance(torch.from_numpy(behind)).numpy(), minlength=len(DISTANCES))
     return Age(
         mean=float(behind.mean()),
         most=int(behind.max()),

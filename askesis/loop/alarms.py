@@ -12,7 +12,7 @@ GAP = "logprob_gap"
 GAP_BAND = 1e-3  # nats; the engine and the trainer compute the same float32 sums in another order
 ROUNDED_BAND = 0.5  # where one of them rounds to bfloat16
 INFRASTRUCTURE = 0.1  # share of attempts
-STALE = 0.1  # share of a step's groups
+GIVEN_UP = 0.1  # share of a step's groups
 QUIET = 10  # steps: one that comes back after fewer has not really been away
 
 
@@ -73,13 +73,13 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
             "too hard or too easy for this model, or rollout.group_size is too small"
         )
         yield "no_variance", message
-    came = record.groups + record.stale
-    if came and record.stale / came > STALE:
+    came = record.groups + record.given_up
+    if came and record.given_up / came > GIVEN_UP:
         message = (
-            f"{record.stale} of {came} groups had grown too old and were given up; their prompts are drawn again. What "
-            "takes longest is lost first: raise rollout.staleness, or lower rollout.tasks_per_step"
+            f"{record.given_up} of {came} groups held the trainer back and were given up; their prompts are drawn again. "
+            "What takes longest is lost first: raise rollout.staleness, or lower rollout.tasks_per_step"
         )
-        yield "stale", message
+        yield "given_up", message
     if record.repeated_updates:
         message = (
             f"the weights of version {record.version} were sent to the engine {record.repeated_updates + 1} times: it "

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from askesis.loop.watchdog import NOTICE_S
+from askesis.loop.watchdog import NOTICE_S, raise_in
 from askesis.types import StallError
 
 T = TypeVar("T")
@@ -44,13 +43,8 @@ class Beside:
 
     async def do(self, what: str, work: Callable[[], T]) -> T:
         """Have it done there, while all else goes on here."""
-        ident: list[int] = []
-
-        def begin() -> T:
-            ident.append(threading.get_ident())
-            return work()
-
-        future = asyncio.get_running_loop().run_in_executor(self._thread, begin)
+        piece = _Piece(work)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, piece.do)
         waited, noticed, struck = 0.0, False, 0.0
         while True:
             ends = [self._notice_s] if not noticed else []
@@ -66,7 +60,7 @@ class Beside:
                     "(run.stall_s)"
                 )
                 self._say(message)
-                _raise_in(ident[0], message)
+                piece.strike(message)
             elif waited >= self._notice_s:
                 noticed = True
                 self._say(f"note: {what} takes long: {waited:.3g} s so far")
@@ -76,11 +70,41 @@ class Beside:
         self._thread.shutdown()
 
 
-def _raise_in(ident: int, message: str) -> None:
-    class Stalled(StallError):
-        """A `StallError` that knows what it says: an exception for another thread is given as a class."""
+class _Piece(Generic[T]):
+    """A piece of work. It is struck while it is done, and never later: the thread's own loop would die of it."""
 
-        def __init__(self) -> None:
-            super().__init__(message)
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work, self._ident = work, 0  # the thread that does it; 0 before and after
+        self._striking = threading.Lock()
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stalled))
+    def do(self) -> T:
+        """In the thread."""
+        done: list[T] = []
+        try:
+            self._ident = threading.get_ident()
+            try:
+                done.append(self._work())
+            finally:
+                with self._striking:
+                    self._ident = 0
+        except StallError:
+            if not done:  # else it was struck when it had just come to its end
+                raise
+        return done[0]
+
+    def strike(self, message: str) -> None:
+        """Raise a `StallError` in it, if it is still done."""
+
+        class Stalled(StallError):
+            """A `StallError` that knows what it says: an exception for another thread is given as a class."""
+
+            def __init__(self) -> None:
+                super().__init__(message)
+
+        if not self._striking.acquire(blocking=False):
+            return  # it comes to its end at this very moment
+        try:
+            if self._ident:
+                raise_in(self._ident, Stalled)
+        finally:
+            self._striking.release()

@@ -86,13 +86,14 @@ class Cluster:
         """Let befall the actor what the plan has for it."""
         if self.faults is None:
             return
-        match self.faults.draw("node", actor.what):
+        met = self.faults.draw("node", actor.what)
+        match None if met is None else met.kind:
             case "fail":
                 actor.kill(restart=True)
             case "hang":
                 actor.tell("freeze", _FROZEN * self.settings.silent_s)
             case "slow":
-                actor.tell("freeze", self.faults.slow_s("node"))
+                actor.tell("freeze", met.slow_s if met is not None else 0.0)
 
     def close(self) -> None:
         """Leave the cluster, and end it if it is this process's own."""

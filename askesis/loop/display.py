@@ -180,7 +180,7 @@ def step_lines(record: StepRecord, left: str) -> tuple[str, str]:
             f"{record.ready} groups ready, {record.flying} episodes on their way",
             f"trainer waited {sum(record.waited.values()):.1f} s",
         ]
-        did += [f"{record.stale} groups too old"] if record.stale else []
+        did += [f"{record.given_up} groups given up"] if record.given_up else []
     did.append(left)
     return " · ".join(learned), " · ".join(part for part in did if part)
 

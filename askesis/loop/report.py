@@ -269,11 +269,11 @@ def _ahead(history: Sequence[StepRecord]) -> str:
         known = [value for value in values if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
-    groups, stale = sum(one.groups for one in history), sum(one.stale for one in history)
+    groups, given_up = sum(one.groups for one in history), sum(one.given_up for one in history)
     waited, held = sum(sum(one.waited.values()) for one in history), sum(one.held_s for one in history)
     return (
         f"Tokens were trained {mean(one.staleness for one in history):.1f} versions after they were sampled, at most "
-        f"{max(one.staleness_max for one in history)}. {stale} of {groups + stale} groups had grown too old and were "
+        f"{max(one.staleness_max for one in history)}. {given_up} of {groups + given_up} groups were given up and "
         f"drawn again. A trained episode has {mean(one.trained_length for one in history):.0f} tokens, a sampled one "
         f"{mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
         f"{duration(held)} nothing was drawn because it was behind."
@@ -423,7 +423,7 @@ class _Curves:
             Chart(title="trained tokens by versions behind", kind="share", stacked=True, xs=self._steps, series=shares),
             Chart(title="tokens an episode", kind="number", xs=self._steps, series=lengths),
             self._chart("whole groups in line", lambda one: float(one.ready), "count"),
-            self._chart("groups given up as too old", lambda one: float(one.stale), "count"),
+            self._chart("groups given up", lambda one: float(one.given_up), "count"),
         ]
 
     def _chart(self, title: str, value: Callable[[StepRecord], float], kind: view.Kind = "number") -> Chart:

@@ -82,10 +82,11 @@ class StepRecord:
     began, made: fingerprints of the weights that were trained, and of those that came of it.
     lasted_s: seconds since the step before, evaluations left out. staleness, staleness_max: mean and largest number of
     versions between a trained token and the weights that were trained; distances: shares of the tokens by that number.
-    stale: groups given up as too old. waited: seconds in which the trainer waited for groups, by what for; held_s:
-    seconds in which nothing was drawn because training was behind. ready, flying: whole groups that wait for a later
-    step, and episodes on their way. sampled_length, trained_length: mean tokens of an episode of the groups that came
-    whole meanwhile, and of those that were trained. repeated_updates: of the engine's weights, refused the first time.
+    given_up: groups since the step before. waited: seconds in which the trainer waited for groups, by what for;
+    held_s: seconds in which nothing was drawn because training was behind. ready, flying: whole groups that wait for a
+    later step, and episodes on their way. sampled_length, trained_length: mean tokens of an episode of the groups that
+    came whole or were given up meanwhile, and of those that the step took. repeated_updates: of the engine's weights,
+    refused the first time.
     ahead: whether rollout goes on while the trainer computes.
     """
 
@@ -123,7 +124,7 @@ class StepRecord:
     staleness: float = 0.0
     staleness_max: int = 0
     distances: Mapping[str, float] = field(default_factory=dict)
-    stale: int = 0
+    given_up: int = 0
     waited: Mapping[str, float] = field(default_factory=dict)
     held_s: float = 0.0
     ready: int = 0

@@ -33,7 +33,7 @@ class Scalars:
             values |= {
                 "pace/staleness": record.staleness,
                 "pace/staleness_max": record.staleness_max,
-                "pace/groups_too_old": record.stale,
+                "pace/groups_given_up": record.given_up,
                 "pace/groups_ready": record.ready,
                 "pace/episodes_on_their_way": record.flying,
                 "pace/trainer_waited_s": sum(record.waited.values()),

@@ -200,11 +200,11 @@ class Sink:
         whole = self._keep is None or self._kept < self._keep
         self._kept += 1
         self._store.add(traces if whole else (), label=label, step=self.step, group=group)
-        if group is not None:
-            self._lengths += map(length, group.learnable)
+        last = traces if group is None else group.learnable  # one that was given up, with the tokens that it had
+        self._lengths += [length(trace) for trace in last if trace.outcome.learnable or trace.outcome.by == "cancelled"]
 
     def lengths(self) -> list[int]:
-        """Sampled tokens of each episode of the whole groups that came since the last call."""
+        """Sampled tokens of each episode of the groups that came whole or were given up since the last call."""
         found, self._lengths = self._lengths, []
         return found
 

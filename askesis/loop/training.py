@@ -46,7 +46,7 @@ from askesis.loop.updating import update
 from askesis.loop.watch import LOOKED_BACK, Watch
 from askesis.models import fingerprint
 from askesis.rollout import (
-    STALE,
+    GIVEN_UP,
     EngineSpeakers,
     Pace,
     Progress,
@@ -275,7 +275,7 @@ class Training:
             step,
             record.version,
             trained=batch.trained,
-            dropped={**batch.dropped, **dict.fromkeys(line.given_up, STALE)},
+            dropped={**batch.dropped, **dict.fromkeys(line.given_up, GIVEN_UP)},
             checkpoint=name,
             fingerprints=(record.began, record.made),
         )
@@ -473,7 +473,7 @@ def step_record(
     traces = [trace for trace in batch.traces if not is_canary(trace.task)]
     overall, modes = summarise(traces), by_mode(traces)
     done, lengths = line.tally.take(), line.sink.lengths()
-    trained = [length(trace) for group in batch.groups if group.id in batch.trained for trace in group.learnable]
+    taken = [length(trace) for group in batch.groups for trace in group.learnable]
     return StepRecord(
         step=position.step,
         version=position.version,
@@ -509,13 +509,13 @@ def step_record(
         staleness=ages.mean,
         staleness_max=ages.most,
         distances=ages.shares,
-        stale=len(line.given_up),
+        given_up=len(line.given_up),
         waited=dict(pace.waited_s),
         held_s=pace.held_s,
         ready=pace.ready,
         flying=pace.flying,
         sampled_length=sum(lengths) / len(lengths) if lengths else math.nan,
-        trained_length=sum(trained) / len(trained) if trained else math.nan,
+        trained_length=sum(taken) / len(taken) if taken else math.nan,
         repeated_updates=repeated,
         ahead=line.ahead,
     )

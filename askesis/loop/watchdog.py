@@ -26,6 +26,11 @@ NOTICE_S = 300.0
 _SIGNAL = signal.SIGURG  # ignored unless somebody listens, and used by nobody here
 
 
+def raise_in(ident: int, error: type[Exception]) -> None:
+    """Have `error` raised in the thread `ident`, the next time that it runs Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
+
+
 class Watchdog:
     """Watches the event loop in which it is entered. seconds: 0 for no bound, only notices. say: gets a line."""
 
@@ -105,7 +110,7 @@ class Watchdog:
         if self._main:
             signal.pthread_kill(ident, _SIGNAL)
         else:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(StallError))
+            raise_in(ident, StallError)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         message, self._message = self._message, ""

@@ -4,7 +4,7 @@ from askesis.rollout.arguments import complaint
 from askesis.rollout.costs import Costs
 from askesis.rollout.episode import Stage, run_episode
 from askesis.rollout.hosting import Answer, Ask, Host, HostClosed, Listener, Reception, Turn
-from askesis.rollout.ledger import STALE, Draw, Ledger, Open, Standing, Step
+from askesis.rollout.ledger import GIVEN_UP, Draw, Ledger, Open, Standing, Step
 from askesis.rollout.pacing import Pace, Scheduler, Taken, oldest_version
 from askesis.rollout.recorder import Recorder
 from askesis.rollout.scheduler import Progress, Roll, Roller, TraceSink, group_specs
@@ -16,7 +16,7 @@ from askesis.rollout.store import StepSummary, TraceStore
 from askesis.rollout.tree import TokenTree
 
 __all__ = [
-    "STALE",
+    "GIVEN_UP",
     "Answer",
     "Ask",
     "Costs",

@@ -3,7 +3,7 @@
 A step begins, prompts are drawn while it lasts, their groups are emitted (`TraceStore.add`, label `train`), and it is
 committed: the groups that it used are settled as trained or dropped, and the new version and checkpoint are entered, in
 one transaction. Synchronous, that is all that was drawn in it; asynchronous, groups are settled in a later step than
-the one they were drawn in, some are given up as stale, and their prompts are drawn again, as another group. After a
+the one they were drawn in, some are given up, and their prompts are drawn again, as another group. After a
 kill, `rewind` goes back to the last committed step that has a checkpoint, and `open` tells which prompts were on their
 way then, and are drawn again before any new one. Along the surviving lineage `check` then finds no prompt skipped and
 none trained twice.
@@ -22,7 +22,7 @@ from askesis.types import StoreError
 
 TRAIN = "train"  # the label of traces that are rolled out to be trained on; no other counts here
 TRAINED = "trained"
-STALE = "stale"  # the fate of a group that was given up since it had grown too old; its prompt is drawn again
+GIVEN_UP = "given up"  # the fate of a group that was cancelled for being late; its prompt is drawn again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +45,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What became of the prompts of the surviving lineage. trained, dropped: prompts; stale: groups that were given up
-    as too old; open: prompts on their way. staleness: most versions by which the oldest token of a trained group was
-    behind the weights that it was trained into."""
+    """What became of the prompts of the surviving lineage. trained, dropped: prompts; given_up: groups; open: prompts
+    on their way. staleness: most versions by which the oldest token of a trained group was behind the weights that it
+    was trained into."""
 
     steps: int
     drawn: int
     trained: int
     dropped: int
     open: int
-    stale: int
+    given_up: int
     staleness: int
 
 
@@ -84,7 +84,7 @@ class _Drawn:
 
     def may_be_drawn_again(self, by: _Drawn) -> bool:
         """Whether it was given up, or was on its way when a kill came."""
-        return self.fate == STALE or (self.fate is None and self.at[0] < by.at[0])
+        return self.fate == GIVEN_UP or (self.fate is None and self.at[0] < by.at[0])
 
 
 _PATIENCE = 2  # times the bound of staleness, in steps, after which a group that was drawn and not emitted is lost
@@ -144,7 +144,7 @@ class Ledger:
     ) -> None:
         """Enter, all or nothing, that `step` trained these groups and made `version`.
 
-        dropped: groups that were not trained, with the reason (`STALE`: its prompt is drawn again). checkpoint: its
+        dropped: groups that were not trained, with the reason (`GIVEN_UP`: its prompt is drawn again). checkpoint: its
         name; it must be whole on disk before. fingerprints: of the weights that were trained, and of those that came
         of it.
         """
@@ -216,12 +216,12 @@ class Ledger:
         return [
             Open(position=draw.position, draws=counts[draw.position])
             for draw in sorted(self._latest().values(), key=lambda draw: draw.position)
-            if draw.fate in (None, STALE)
+            if draw.fate in (None, GIVEN_UP)
         ]
 
     def standing(self) -> Standing:
         """What became of all that was drawn."""
-        fates = Counter("open" if draw.fate in (None, STALE) else draw.fate for draw in self._latest().values())
+        fates = Counter("open" if draw.fate in (None, GIVEN_UP) else draw.fate for draw in self._latest().values())
         (behind,) = self._database.all(f"SELECT max(base_version - oldest) {_TRAINED_GROUPS}", _TRAINED)[0]
         return Standing(
             steps=len(self.steps()),
@@ -229,7 +229,7 @@ class Ledger:
             trained=fates[TRAINED],
             open=fates["open"],
             dropped=fates.total() - fates[TRAINED] - fates["open"],
-            stale=sum(draw.fate == STALE for draw in self._draws()),
+            given_up=sum(draw.fate == GIVEN_UP for draw in self._draws()),
             staleness=int(behind or 0),
         )
 
@@ -296,8 +296,8 @@ class Ledger:
             if any(not one.may_be_drawn_again(following) for one, following in pairwise(found)):
                 yield f"prompt {position} was drawn {len(found)} times"
             last = found[-1]
-            if last.fate == STALE and last.settled is not None and newest > last.settled:
-                yield f"prompt {position} was skipped: {last.group} was given up as stale, and nothing drawn for it"
+            if last.fate == GIVEN_UP and last.settled is not None and newest > last.settled:
+                yield f"prompt {position} was skipped: {last.group} was given up, and nothing drawn for it"
             if last.fate is None and newest[0] > last.at[0]:
                 yield f"prompt {position} was skipped: {last.group} was on its way at a kill, and nothing drawn for it"
         groups = Counter(draw.group for draw in draws)
@@ -313,7 +313,7 @@ class Ledger:
         for group, n in Counter(group for group, _, _ in settled).items():
             if n > 1:
                 yield f"group {group} was settled {n} times"
-        prompts = Counter(drawn[group].position for group, fate, _ in settled if group in drawn and fate != STALE)
+        prompts = Counter(drawn[group].position for group, fate, _ in settled if group in drawn and fate != GIVEN_UP)
         yield from (f"prompt {position} was trained or dropped {n} times" for position, n in prompts.items() if n > 1)
         for group, fate, step in settled:
             if group not in drawn:

@@ -22,6 +22,11 @@ _BOUNDS = (1, 2, 4, 8)  # where a further bucket begins
 _BY_DISTANCE = ("gap_mean", "sampler_kl", "clipped_high", "clipped_low", "masked", "truncated")
 
 
+def by_distance(behind: Tensor) -> Tensor:
+    """Versions behind -> places in `DISTANCES`. Shapes are the same."""
+    return torch.bucketize(behind, torch.tensor(_BOUNDS, device=behind.device), right=True)
+
+
 class Tally:
     """Adds up what is found part by part, in the order of the parts. version: the trainer's, None where nobody said."""
 
@@ -54,7 +59,7 @@ class Tally:
         weights: after corrections, None for none.
         """
         distance = self._distances(part)
-        bucket = torch.bucketize(distance, torch.tensor(_BOUNDS, device=distance.device), right=True)
+        bucket = by_distance(distance)
         self._tokens += _by_bucket(bucket)
         self._distance += float(distance.sum())
         self._farthest = max(self._farthest, int(distance.max()))

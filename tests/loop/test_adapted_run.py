@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 import askesis
 from askesis.loop import load_recipe
-from askesis.train import CORRECTIONS
-from askesis.types import ConfigError
+from askesis.train import CORRECTIONS, Lora
+from askesis.types import ConfigError, TrainerError
 
 
 def quietly(*args, **kwargs):
@@ -36,6 +36,19 @@ def test_adapters_are_trained_resumed_and_saved_beside_the_merged_weights(toy_re
             product = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
             torch.testing.assert_close(weight - began[name], scale * product, atol=1e-5, rtol=1e-3)
     assert changed == {"q_proj", "up_proj"}
+
+
+def test_a_step_that_has_changed_adapters_alone_is_not_done_again(toy_recipe, monkeypatch):
+    """It fails between the optimiser and the weights that are made anew of what that has changed."""
+
+    def fails(self):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Lora, "merge", fails)
+    toy_recipe |= {"eval": {"tasks": 0}}
+    toy_recipe["train"] |= {"lora": {"rank": 2}}
+    with pytest.raises(TrainerError, match="had changed the weights already: RuntimeError: out of memory"):
+        quietly(toy_recipe)
 
 
 def test_an_engine_that_runs_ahead_gets_the_merged_weights(toy_recipe):

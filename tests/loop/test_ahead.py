@@ -22,6 +22,7 @@ from askesis.loop import RunFolder, find_run, load_recipe, training
 from askesis.loop.ageing import age
 from askesis.models import fingerprint
 from askesis.rollout import Ledger, Scheduler, TraceStore
+from askesis.train import Trainer
 from askesis.types import ConfigError, Sample
 from bench.kills import second_reading
 
@@ -63,7 +64,7 @@ def complete(folder):
         standing = store.ledger.standing()
     assert (standing.steps, standing.drawn, standing.open) == (STEPS, STEPS * TASKS, 0)
     assert standing.trained + standing.dropped == STEPS * TASKS
-    assert standing.staleness <= 2
+    assert standing.given_upness <= 2
     assert second_reading(folder.traces) == (0, 0)
     return standing
 
@@ -83,12 +84,14 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
     assert (result.state, result.steps) == ("finished", STEPS)
     folder = RunFolder(result.folder)
     standing = complete(folder)
-    assert 1 <= standing.staleness == max(record.staleness_max for record in result.history)
+    assert 1 <= standing.given_upness == max(record.given_upness_max for record in result.history)
     for record in result.history:
-        assert record.ahead and record.staleness <= record.staleness_max <= 2
+        assert record.ahead and record.given_upness <= record.given_upness_max <= 2
         if record.trained_tokens:
             assert sum(record.distances.values()) == pytest.approx(1)
-    assert [alarm.kind for alarm in result.alarms if alarm.kind in ("weights", "logprob_gap", "stale", "update")] == []
+    assert [
+        alarm.kind for alarm in result.alarms if alarm.kind in ("weights", "logprob_gap", "given_up", "update")
+    ] == []
     # the engine has weights of its own, and at the end they are those that the last step made
     assert fingerprint(engines[-1].model) == result.history[-1].made
     with TraceStore(folder.traces, readonly=True) as store:
@@ -97,10 +100,10 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
         trained = {int(v) for trace in store.traces(label="train") for n in trace.nodes for v in n.policy_versions}
     assert len(trained - {-1}) > 2
     page = folder.report.read_text()
-    assert "Ahead of training" in page and f"at most {standing.staleness}." in page
+    assert "Ahead of training" in page and f"at most {standing.given_upness}." in page
     assert "nothing skipped, nothing trained twice" in checked(result.folder, capsys, code=0)
     told = json.loads(checked(result.folder, capsys, "--json", code=0))
-    assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.staleness)
+    assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.given_upness)
     with closing(sqlite3.connect(folder.traces)) as store:
         store.execute("UPDATE draws SET position = position + 1 WHERE position > 5")
         store.commit()
@@ -170,13 +173,13 @@ def test_what_is_too_late_is_given_up_and_drawn_again(ahead, monkeypatch):
     with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
         assert store.ledger.check() == []
         standing = store.ledger.standing()
-        left = store.ledger.open()  # what is given up in the last step is drawn again when the run goes on
-    assert standing.drawn == STEPS * TASKS == standing.trained + standing.dropped + len(left)
-    assert standing.stale == sum(record.stale for record in result.history) > 0
-    assert "stale" in {alarm.kind for alarm in result.alarms}
+        assert store.ledger.open() == []  # also what was given up in the last step
+    assert standing.drawn == STEPS * TASKS == standing.trained + standing.dropped
+    assert standing.given_up == sum(record.given_up for record in result.history) > 0
+    assert "given_up" in {alarm.kind for alarm in result.alarms}
     with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
         again = {trace.group for trace in store.traces(label="train") if "." in trace.group}
-    assert 0 < len(again) <= standing.stale
+    assert len(again) == standing.given_up
 
 
 # -- ends ----------------------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def _train_and_die(recipe, where):
         "when a group is emitted": (TraceStore, "add", 14, True),
         "between checkpoint and commit": (Ledger, "commit_step", 6, False),
         "before the next step begins": (Ledger, "commit_step", 6, True),
-        "while the trainer computes": (training, "age", 5, False),
+        "while the trainer computes": (Trainer, "step", 3, False),
         "while the engine is told": (EmbeddedEngine, "update_weights", 6, False),
     }[where]
     original, calls = getattr(owner, name), iter(range(1, 10_000))

@@ -1,6 +1,7 @@
 """The thread beside the loop: what it does, what it says of what hangs."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -18,6 +19,21 @@ async def test_work_goes_on_beside_the_loop_and_what_it_raises_comes_back():
     assert (await work, turns > 3) == ("slept", True)
     with pytest.raises(ZeroDivisionError):
         await beside.do("a sum", lambda: 1 // 0)
+    beside.close()
+
+
+async def test_what_has_just_ended_is_not_struck():
+    """It ends between the moment at which it counts as hanging and the one at which it would be interrupted."""
+    release = threading.Event()
+
+    def say(line):
+        release.set()
+        time.sleep(0.2)
+
+    beside = Beside(0.1, say, notice_s=60)
+    assert await beside.do("a step of the trainer", lambda: release.wait() and "done") == "done"
+    async with asyncio.timeout(10):
+        assert await beside.do("the next", lambda: 1) == 1
     beside.close()
 
 

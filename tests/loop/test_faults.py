@@ -107,11 +107,13 @@ def test_a_plan_follows_from_its_seed_and_keeps_to_its_bounds():
     faults = [Fault(site="tool", kind="fail", rate=0.2), Fault(site="tool", kind="hang", rate=0.1, most=7)]
     faults.append(Fault(site="engine", kind="lie", at=(3,)))
     one, same, other = FaultPlan(faults, seed=1), FaultPlan(faults, seed=1), FaultPlan(faults, seed=2)
-    drawn = [[plan.draw("tool") for _ in range(1000)] for plan in (one, same, other)]
+    drawn = [[met and met.kind for met in (plan.draw("tool") for _ in range(1000))] for plan in (one, same, other)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert 150 < drawn[0].count("fail") < 250
     assert drawn[0].count("hang") == 7
-    assert [one.draw("engine", f"turn {n}") for n in range(5)] == [None, None, "lie", None, None]
+    mine, its, others = [[plan.draw("engine", f"turn {n}") for n in range(5)] for plan in (one, same, other)]
+    assert [met and met.kind for met in mine] == [None, None, "lie", None, None]
+    assert mine[2].look.random() == its[2].look.random() != others[2].look.random()  # whatever was drawn since
     assert one.draw("verifier") is None
     assert (one.injected[-1].site, one.injected[-1].call, one.injected[-1].where) == ("engine", 3, "turn 2")
     assert one.counts == {"tool fail": drawn[0].count("fail"), "tool hang": 7, "engine lie": 1}
@@ -159,6 +161,24 @@ def test_everything_at_once_and_nothing_of_it_is_learned(recipe, undisturbed):
     log = folder.log.read_text()
     assert "faults of the machinery are put in on purpose" in log
     assert "faults put in: " in log
+
+
+def test_everything_at_once_while_rollout_runs_ahead(recipe):
+    """The same with weights that change in flight: each prompt is trained or dropped once, none too late, none open."""
+    faults = [Fault(site=site, kind="fail", rate=0.06) for site in OF_EPISODES]
+    faults += [Fault(site=site, kind="hang", at=(4,)) for site in OF_EPISODES]
+    faults += [Fault(site="weights", kind="lie", at=(2,)), Fault(site="weights", kind="fail", at=(4,))]
+    faults += [Fault(site="trainer", kind="fail", at=(2,)), Fault(site="checkpoint", kind="fail", at=(1,))]
+    recipe["rollout"] |= {"staleness": 2, "concurrency": 20}
+    result = train(recipe, *faults, steps=5)
+    assert (result.state, result.steps) == ("finished", 5)
+    folder = RunFolder(result.folder)
+    assert {one["site"] for one in injected(folder)} >= {"weights", "trainer", "checkpoint", *OF_EPISODES}
+    assert all(not trace.rewards for trace in attempts(folder) if not trace.outcome.learnable)
+    with TraceStore(folder.traces, readonly=True) as store:
+        standing = store.ledger.standing()
+    assert (standing.drawn, standing.open) == (15, 0) and standing.trained + standing.dropped == 15
+    assert standing.staleness <= 2
 
 
 PAIRS = [(site, kind) for site, kinds in ALLOWED.items() for kind in kinds if site != "node" and kind != "lie"]

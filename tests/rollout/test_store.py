@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from askesis.rollout import STALE, Draw, TraceStore
+from askesis.rollout import GIVEN_UP, Draw, TraceStore
 from askesis.types import (
     Artifact,
     Group,
@@ -402,7 +402,7 @@ def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
         ledger.begin_step(2, version=1, staleness=1)
         assert [(one.position, one.draws) for one in ledger.open()] == [(1, 1), (2, 1)]
         draw(2, (3, "g3"))
-        ledger.commit_step(2, 2, trained=["g2"], dropped={"g1": STALE}, checkpoint="c2")
+        ledger.commit_step(2, 2, trained=["g2"], dropped={"g1": GIVEN_UP}, checkpoint="c2")
         ledger.begin_step(3, version=2, staleness=1)
         assert ledger.check() == []
         with pytest.raises(StoreError, match="cannot draw in step 2"):
@@ -423,7 +423,7 @@ def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
         ledger.commit_step(3, 3, trained=["g1.1", "g3.1"], checkpoint="c3")
         assert ledger.check() == []
         one = ledger.standing()
-        assert (one.drawn, one.trained, one.open, one.stale, one.staleness) == (5, 4, 1, 1, 1)
+        assert (one.drawn, one.trained, one.open, one.given_up, one.staleness) == (5, 4, 1, 1, 1)
         ledger.begin_step(4, version=3, staleness=1)
         ledger.commit_step(4, 4, trained=["g3"], dropped={"g2": "x"})
         assert ledger.check() == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,9 +71,9 @@ class FaultyEnv(WrappedEnv):
 
     async def verify(self, trace: Trace, state: State) -> Sequence[Reward]:
         """The environment's verdict; a lie says the opposite."""
-        kind = await self.plan.meet("verifier", f"task {trace.task.id}", VerifierError)
+        lie = await self.plan.meet("verifier", f"task {trace.task.id}", VerifierError)
         verdict = await super().verify(trace, state)
-        if kind != "lie":
+        if lie is None:
             return verdict
         return [replace(term, value=1.0 - term.value) if term.name == "success" else term for term in verdict]
 
@@ -90,9 +91,9 @@ class FaultyTool:
 
     async def __call__(self, args: Mapping[str, Any], session: Session) -> ToolResult:
         """Call the tool."""
-        kind = await self._plan.meet("tool", self.spec.name, ToolError)
+        lie = await self._plan.meet("tool", self.spec.name, ToolError)
         result = await self._inner(args, session)
-        return replace(result, text=_other(result.text)) if kind == "lie" else result
+        return result if lie is None else replace(result, text=_other(result.text))
 
 
 class FaultySandbox:
@@ -108,25 +109,25 @@ class FaultySandbox:
 
     async def run(self, argv: Sequence[str], **how: Any) -> RunResult:
         """See `types.Sandbox`."""
-        kind = await self._meet("run")
-        return self._told(kind, await self._inner.run(argv, **how))
+        lie = await self._meet("run")
+        return self._told(lie, await self._inner.run(argv, **how))
 
     async def python(self, code: str, **how: Any) -> RunResult:
         """See `types.Sandbox`."""
-        kind = await self._meet("python")
-        return self._told(kind, await self._inner.python(code, **how))
+        lie = await self._meet("python")
+        return self._told(lie, await self._inner.python(code, **how))
 
     async def read(self, path: str) -> bytes:
         """See `types.Sandbox`."""
-        kind = await self._meet("read")
+        lie = await self._meet("read")
         content = await self._inner.read(path)
-        if kind is None:
+        if not lie:
             return content
         return _other(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
     async def write(self, path: str, data: bytes) -> None:
         """See `types.Sandbox`. A lie: nothing was written."""
-        if await self._meet("write") is None:
+        if not await self._meet("write"):
             await self._inner.write(path, data)
 
     async def terminal(self, argv: Sequence[str] = ("/bin/bash", "-i"), **how: Any) -> Terminal:
@@ -136,9 +137,9 @@ class FaultySandbox:
 
     async def paths(self) -> Sequence[str]:
         """See `types.Sandbox`. A lie leaves out the last one."""
-        kind = await self._meet("paths")
+        lie = await self._meet("paths")
         found = await self._inner.paths()
-        return found[:-1] if kind else found
+        return found[:-1] if lie else found
 
     async def snapshot(self) -> Snapshot:
         """See `types.Sandbox`."""
@@ -150,12 +151,12 @@ class FaultySandbox:
         await self._inner.close()
         await self._meet("close")
 
-    async def _meet(self, what: str) -> str | None:
-        """`lie`, or None: all else has happened when this returns."""
-        return "lie" if await self._plan.meet("sandbox", what, SandboxError) == "lie" else None
+    async def _meet(self, what: str) -> bool:
+        """Whether to lie: all else has happened when this returns."""
+        return await self._plan.meet("sandbox", what, SandboxError) is not None
 
-    def _told(self, kind: str | None, result: RunResult) -> RunResult:
-        if kind is None:
+    def _told(self, lie: bool, result: RunResult) -> RunResult:
+        if not lie:
             return result
         return replace(result, stdout=_other(result.stdout), exit_code=0 if result.exit_code else 1)
 
@@ -190,13 +191,13 @@ class FaultyEngine:
         **more: Any,
     ) -> Completion:
         """See `types.Engine`."""
-        kind = await self._plan.meet("engine", f"session {session}", EngineError)
+        lie = await self._plan.meet("engine", f"session {session}", EngineError)
         completion = await self._inner.generate(token_ids, sampling, session=session, on_tokens=on_tokens, **more)
-        return self._lie(completion) if kind == "lie" else completion
+        return completion if lie is None else self._lie(completion, lie)
 
-    def _lie(self, completion: Completion) -> Completion:
+    def _lie(self, completion: Completion, look: Random) -> Completion:
         logprobs = completion.logprobs
-        match self._plan.rng("engine").randrange(3):
+        match look.randrange(3):
             case 0:
                 return replace(completion, logprobs=logprobs[:-1])
             case 1:
@@ -207,8 +208,8 @@ class FaultyEngine:
         self, weights: Mapping[str, Any], version: int, *, fingerprint: str = "", **more: Any
     ) -> None:
         """See `types.Engine`."""
-        kind = await self._plan.meet("weights", f"version {version}", EngineError)
-        if kind != "lie":
+        lie = await self._plan.meet("weights", f"version {version}", EngineError)
+        if lie is None:
             await self._inner.update_weights(weights, version, fingerprint=fingerprint, **more)
         elif weights:
             await self._inner.update_weights(_damaged(weights), version, fingerprint=fingerprint, **more)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from askesis.loop.faults.acting import FaultyEnv
-from askesis.loop.faults.plan import FaultPlan, failed, full_disk
+from askesis.loop.faults.plan import FaultPlan, failed, full_disk, stall
 from askesis.loop.learner import Learner
 from askesis.loop.prepared import Prepared
 from askesis.types import Sample
@@ -31,14 +31,15 @@ class FaultyLearner(Learner):
         self._plan, self._model, self._failures = plan, prepared.model, 0
 
     def _once(self, samples: Sequence[Sample], **how: Any) -> Mapping[str, float]:
-        kind = self._plan.draw("trainer", f"{len(samples)} samples")
+        met = self._plan.draw("trainer", f"{len(samples)} samples")
+        kind = None if met is None else met.kind
         late = False
         if kind == "fail":
             self._failures += 1
             late = self._failures % 2 == 0
             if not late:
                 raise RuntimeError(failed("trainer", "before anything changed"))
-        self._plan.stall("trainer", kind)
+        stall(met)
         figures = super()._once(samples, **how)
         if late:
             raise RuntimeError(failed("trainer", "after the weights changed"))
@@ -49,10 +50,10 @@ class FaultyLearner(Learner):
 
     def save(self, folder: Path) -> None:
         """As `Learner.save`; the weights lie beside `folder` by then."""
-        kind = self._plan.meet_here("checkpoint", folder.parent.name, full_disk(str(folder)))
+        lie = self._plan.meet_here("checkpoint", folder.parent.name, full_disk(str(folder)))
         super().save(folder)
         weights = folder.parent / _WEIGHTS
-        if kind == "lie" and weights.is_file():
+        if lie is not None and weights.is_file():
             with weights.open("r+b") as file:
                 file.seek(-1, 2)
                 last = file.read(1)

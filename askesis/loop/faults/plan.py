@@ -91,6 +91,25 @@ class Injected:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """The fault that a call has met. seed: of how it looks, which follows from the call as the fault itself does."""
+
+    kind: Kind
+    seed: str
+    mean_s: float
+
+    @property
+    def look(self) -> random.Random:
+        """What decides how it looks."""
+        return random.Random(self.seed)
+
+    @property
+    def slow_s(self) -> float:
+        """Seconds that a slow call takes longer."""
+        return self.look.expovariate(1.0 / self.mean_s) if self.mean_s else 0.0
+
+
 class FaultPlan:
     """Faults, at most one a call: the first that hits. Raises `ConfigError` where a site's rates add up to more than 1.
 
@@ -108,7 +127,6 @@ class FaultPlan:
                 raise ConfigError(f"faults: the rates of {site} add up to {total:g}, expected at most 1")
         self._calls: Counter[str] = Counter()
         self._counts: Counter[Fault] = Counter()
-        self._slow_s: dict[str, float] = {}
         self._file: Path | None = None
         self._lock = threading.Lock()
         self._begun = time.monotonic()
@@ -138,7 +156,7 @@ class FaultPlan:
         with self._lock:
             return dict(Counter(f"{one.site} {one.kind}" for one in self.injected))
 
-    def draw(self, site: Site, where: str = "") -> Kind | None:
+    def draw(self, site: Site, where: str = "") -> Met | None:
         """Count a call of `site`; the fault that it meets, entered in the record, or None."""
         if site not in self._of_site:
             return None
@@ -149,11 +167,10 @@ class FaultPlan:
             if fault is None or (fault.most is not None and self._counts[fault] >= fault.most):
                 return None
             self._counts[fault] += 1
-            self._slow_s[site] = fault.slow_s
             entry = Injected(site=site, kind=fault.kind, call=call, where=where, at_s=time.monotonic() - self._begun)
             self.injected.append(entry)
             self._write(entry)
-        return fault.kind
+        return Met(kind=fault.kind, seed=f"{self.seed}/{site}/{call}/looks", mean_s=fault.slow_s)
 
     def _met(self, site: str, call: int) -> Fault | None:
         left = random.Random(f"{self.seed}/{site}/{call}").random()
@@ -179,43 +196,37 @@ class FaultPlan:
         with suppress(OSError), self._file.open("a", encoding="utf-8") as file:  # the disk may really be full
             file.write(json.dumps(told) + "\n")
 
-    def rng(self, site: Site) -> random.Random:
-        """What decides how the fault that was drawn last at `site` looks."""
-        return random.Random(f"{self.seed}/{site}/{self._calls[site]}/looks")
-
-    def slow_s(self, site: Site) -> float:
-        """Seconds that the slow call which was drawn last at `site` takes longer."""
-        mean = self._slow_s[site]
-        return self.rng(site).expovariate(1.0 / mean) if mean else 0.0
-
-    async def meet(self, site: Site, where: str, error: type[Exception]) -> Kind | None:
+    async def meet(self, site: Site, where: str, error: type[Exception]) -> random.Random | None:
         """Draw, and do what can be done before the call: raise `error`, never return, or take a while.
 
-        Returns the kind, so that the caller can see to a lie.
+        Returns how a lie looks, which the caller sees to; None where there is none.
         """
-        kind = self.draw(site, where)
-        if kind == "fail":
+        met = self.draw(site, where)
+        if met is None:
+            return None
+        if met.kind == "fail":
             raise error(failed(site, where))
-        if kind == "hang":
+        if met.kind == "hang":
             await asyncio.Event().wait()
-        if kind == "slow":
-            await asyncio.sleep(self.slow_s(site))
-        return kind
+        if met.kind == "slow":
+            await asyncio.sleep(met.slow_s)
+        return met.look if met.kind == "lie" else None
 
-    def meet_here(self, site: Site, where: str, error: Exception) -> Kind | None:
+    def meet_here(self, site: Site, where: str, error: Exception) -> random.Random | None:
         """The same for what blocks its thread."""
-        kind = self.draw(site, where)
-        if kind == "fail":
+        met = self.draw(site, where)
+        if met is not None and met.kind == "fail":
             raise error
-        self.stall(site, kind)
-        return kind
+        stall(met)
+        return met.look if met is not None and met.kind == "lie" else None
 
-    def stall(self, site: Site, kind: Kind | None) -> None:
-        """Keep this thread for ever, or for a while, if the fault says so."""
-        while kind == "hang":
-            time.sleep(_SLICE_S)
-        if kind == "slow":
-            time.sleep(self.slow_s(site))
+
+def stall(met: Met | None) -> None:
+    """Keep this thread for ever, or for a while, if the fault says so."""
+    while met is not None and met.kind == "hang":
+        time.sleep(_SLICE_S)
+    if met is not None and met.kind == "slow":
+        time.sleep(met.slow_s)
 
 
 def failed(site: str, where: str) -> str:
