@@ -234,6 +234,9 @@ class Rollout(Section):
     """Most versions by which the weights may have changed between the first token of a group and the step that trains
     it. 0: rollout and training take turns. From 1 on episodes go on while the trainer computes, the engine has weights
     of its own, and no group is trained that is older."""
+    spare: Share = 0.02
+    """Where `staleness` is not 0: most of all groups, as a share, that may be given up, and drawn again, for holding
+    the trainer back nearly as long as a step takes. 0: every one is waited for."""
     threads: Positive | None = None
     """Threads of the engine where `staleness` is not 0, out of those of the run; unset: half of them. The trainer has
     the others."""

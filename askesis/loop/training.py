@@ -391,6 +391,7 @@ class Training:
             roller,
             draw=draws.draw,
             may_spare=draws.may_spare,
+            spare=recipe.rollout.spare,
             per_step=source.per_step,
             staleness=recipe.rollout.staleness,
             version=self.position.version,

@@ -82,9 +82,10 @@ class _Drawn:
     fate: str | None
     settled: tuple[int, int] | None
 
-    def may_be_drawn_again(self, by: _Drawn) -> bool:
-        """Whether it was given up, or was on its way when a kill came."""
-        return self.fate == GIVEN_UP or (self.fate is None and self.at[0] < by.at[0])
+    def may_be_drawn_again(self, by: _Drawn, going: tuple[int, int] | None) -> bool:
+        """Whether it was given up, or was on its way when a kill came. What the step that goes on has given up is drawn
+        again in it, and settled by its commit."""
+        return self.fate == GIVEN_UP or (self.fate is None and (self.at[0] < by.at[0] or by.at == going))
 
 
 _PATIENCE = 2  # times the bound of staleness, in steps, after which a group that was drawn and not emitted is lost
@@ -238,7 +239,8 @@ class Ledger:
         rows = self._database.all(f"SELECT group_id, fate, lineage, step FROM settled WHERE {live('settled')}")
         fates = {group: (fate, (lineage, step)) for group, fate, lineage, step in rows}
         rows = self._database.all(
-            f"SELECT position, group_id, lineage, step FROM draws WHERE {live('draws')} ORDER BY lineage, step"
+            f"SELECT position, group_id, lineage, step FROM draws WHERE {live('draws')} "
+            "ORDER BY lineage, step, length(group_id), group_id"  # what is drawn again has a number at its end
         )
         return [
             _Drawn(position, group, (lineage, step), *fates.get(group, (None, None)))
@@ -292,8 +294,10 @@ class Ledger:
         skipped = set(range(max(by_prompt, default=-1) + 1)) - set(by_prompt)
         yield from (f"prompt {position} was skipped" for position in sorted(skipped))
         newest = max((found[0].at for found in by_prompt.values()), default=(0, 0))  # of those drawn for the first time
+        open_steps = self._database.all(f"SELECT lineage, step FROM steps WHERE version IS NULL AND {live('steps')}")
+        going = max(open_steps, default=None)
         for position, found in sorted(by_prompt.items()):
-            if any(not one.may_be_drawn_again(following) for one, following in pairwise(found)):
+            if any(not one.may_be_drawn_again(following, going) for one, following in pairwise(found)):
                 yield f"prompt {position} was drawn {len(found)} times"
             last = found[-1]
             if last.fate == GIVEN_UP and last.settled is not None and newest > last.settled:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -134,6 +136,38 @@ def _packages(roots: tuple[str, ...]) -> tuple[str, ...]:
             inner = [name for name in below if name not in held and os.path.join(folder, name) not in _SOURCES]  # noqa: PTH118
             below[:] = inner
     return tuple(sorted(one for one in found if not Path(one).is_symlink()))
+
+
+def end_orphans(marks: Collection[str]) -> int:
+    """End what hosts have left that were killed while a sandbox was made; how many there were.
+
+    bubblewrap dies with its host. Where that happens before it has let its child go on, the child waits for ever, in a
+    namespace of processes of its own: it is the first in there, and its parent is no bubblewrap any more. marks:
+    arguments of which it has one.
+    """
+    return sum(_ended(int(entry.name), marks) for entry in Path("/proc").glob("[0-9]*"))
+
+
+def _ended(pid: int, marks: Collection[str]) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # gone meanwhile, or another user's
+        process = os.pidfd_open(pid)  # from here on the number is nobody else's
+        try:
+            if not _is_bubblewrap(pid, marks):
+                return False
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+            if status["NSpid"][1:] != ["1"] or _is_bubblewrap(int(status["PPid"][0]), ()):
+                return False
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            return True
+        finally:
+            os.close(process)
+    return False
+
+
+def _is_bubblewrap(pid: int, marks: Collection[str]) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    return Path(words[0]).name == "bwrap" and (not marks or not set(marks).isdisjoint(words))
 
 
 def arguments(

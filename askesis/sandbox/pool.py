@@ -117,6 +117,7 @@ class SandboxPool:
 
     async def __aenter__(self) -> Self:
         self._bwrap = bubblewrap.find()
+        bubblewrap.end_orphans((warden.BOOT, warden.LIVE_BOOT))
         self._open = True
         try:
             self._idle.append(await self._start())

@@ -1,6 +1,5 @@
 """Rollout that runs ahead of training: bounded, complete, and so after any kill."""
 
-import functools
 import json
 import multiprocessing
 import os
@@ -18,13 +17,13 @@ from toy_env import TOY
 import askesis
 from askesis.cli.app import main
 from askesis.inference import EmbeddedEngine
-from askesis.loop import RunFolder, find_run, load_recipe, training
+from askesis.loop import RunFolder, find_run, load_recipe
 from askesis.loop.ageing import age
 from askesis.models import fingerprint
-from askesis.rollout import Ledger, Scheduler, TraceStore
+from askesis.rollout import Ledger, TraceStore
 from askesis.train import Trainer
 from askesis.types import ConfigError, Sample
-from bench.kills import second_reading
+from bench.kills_store import second_reading
 
 CLEAN = multiprocessing.get_context("forkserver")
 CLEAN.set_forkserver_preload(["askesis.loop.training", "askesis.loop.plan"])
@@ -64,7 +63,7 @@ def complete(folder):
         standing = store.ledger.standing()
     assert (standing.steps, standing.drawn, standing.open) == (STEPS, STEPS * TASKS, 0)
     assert standing.trained + standing.dropped == STEPS * TASKS
-    assert standing.given_upness <= 2
+    assert standing.staleness <= 2
     assert second_reading(folder.traces) == (0, 0)
     return standing
 
@@ -84,9 +83,9 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
     assert (result.state, result.steps) == ("finished", STEPS)
     folder = RunFolder(result.folder)
     standing = complete(folder)
-    assert 1 <= standing.given_upness == max(record.given_upness_max for record in result.history)
+    assert 1 <= standing.staleness == max(record.staleness_max for record in result.history)
     for record in result.history:
-        assert record.ahead and record.given_upness <= record.given_upness_max <= 2
+        assert record.ahead and record.staleness <= record.staleness_max <= 2
         if record.trained_tokens:
             assert sum(record.distances.values()) == pytest.approx(1)
     assert [
@@ -100,10 +99,10 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
         trained = {int(v) for trace in store.traces(label="train") for n in trace.nodes for v in n.policy_versions}
     assert len(trained - {-1}) > 2
     page = folder.report.read_text()
-    assert "Ahead of training" in page and f"at most {standing.given_upness}." in page
+    assert "Ahead of training" in page and f"at most {standing.staleness}." in page
     assert "nothing skipped, nothing trained twice" in checked(result.folder, capsys, code=0)
     told = json.loads(checked(result.folder, capsys, "--json", code=0))
-    assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.given_upness)
+    assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.staleness)
     with closing(sqlite3.connect(folder.traces)) as store:
         store.execute("UPDATE draws SET position = position + 1 WHERE position > 5")
         store.commit()
@@ -165,10 +164,9 @@ def test_damaged_weights_are_refused_and_sent_again(ahead, monkeypatch):
 
 
 @pytest.mark.full
-def test_what_is_too_late_is_given_up_and_drawn_again(ahead, monkeypatch):
+def test_what_is_too_late_is_given_up_and_drawn_again(ahead):
     ahead["env"]["options"] |= {"late": 0.6}
-    ahead["rollout"]["staleness"] = 1
-    monkeypatch.setattr(training, "Scheduler", functools.partial(Scheduler, spare=0.2))
+    ahead["rollout"] |= {"staleness": 1, "spare": 0.2}
     result = quietly(ahead)
     with TraceStore(RunFolder(result.folder).traces, readonly=True) as store:
         assert store.ledger.check() == []

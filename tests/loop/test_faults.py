@@ -18,6 +18,7 @@ from askesis.loop import RunFolder, find_run
 from askesis.loop.faults import ALLOWED, Fault, FaultPlan
 from askesis.loop.watchdog import Watchdog
 from askesis.rollout import TraceStore
+from askesis.train import Trainer
 from askesis.types import CheckpointError, ConfigError, EngineError, StallError, StoreError, TrainerError
 
 TOOL_S, HANG_S = 0.5, 1.0
@@ -163,22 +164,43 @@ def test_everything_at_once_and_nothing_of_it_is_learned(recipe, undisturbed):
     assert "faults put in: " in log
 
 
-def test_everything_at_once_while_rollout_runs_ahead(recipe):
-    """The same with weights that change in flight: each prompt is trained or dropped once, none too late, none open."""
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2))
+def test_everything_at_once_while_rollout_runs_ahead(recipe, monkeypatch, seed):
+    """The same with weights that change in flight: each prompt is trained or dropped once, none too late, none open,
+    and what is trained are episodes that nothing broke."""
     faults = [Fault(site=site, kind="fail", rate=0.06) for site in OF_EPISODES]
-    faults += [Fault(site=site, kind="hang", at=(4,)) for site in OF_EPISODES]
+    faults += [Fault(site=site, kind="hang", at=(4, 31)) for site in OF_EPISODES]
+    faults += [Fault(site=site, kind="slow", rate=0.05, slow_s=0.05) for site in OF_EPISODES]
+    faults += [Fault(site="engine", kind="lie", at=(9, 20)), Fault(site="store", kind="slow", rate=0.1, slow_s=0.02)]
     faults += [Fault(site="weights", kind="lie", at=(2,)), Fault(site="weights", kind="fail", at=(4,))]
-    faults += [Fault(site="trainer", kind="fail", at=(2,)), Fault(site="checkpoint", kind="fail", at=(1,))]
+    faults += [Fault(site="trainer", kind="fail", at=(2,)), Fault(site="trainer", kind="slow", at=(4,), slow_s=0.3)]
+    faults += [Fault(site="checkpoint", kind="fail", at=(1,))]
+    taught = set()
+    step = Trainer.step
+
+    def counted(self, samples, **how):
+        taught.update(sample.trace_id for sample in samples)
+        return step(self, samples, **how)
+
+    monkeypatch.setattr(Trainer, "step", counted)
     recipe["rollout"] |= {"staleness": 2, "concurrency": 20}
-    result = train(recipe, *faults, steps=5)
-    assert (result.state, result.steps) == ("finished", 5)
+    result = train(recipe, *faults, seed=seed, steps=8)
+    assert (result.state, result.steps) == ("finished", 8)
     folder = RunFolder(result.folder)
-    assert {one["site"] for one in injected(folder)} >= {"weights", "trainer", "checkpoint", *OF_EPISODES}
-    assert all(not trace.rewards for trace in attempts(folder) if not trace.outcome.learnable)
+    put_in, played = injected(folder), attempts(folder)  # which checks the ledger
+    assert {(one["site"], one["kind"]) for one in put_in} >= {(one.site, one.kind) for one in faults if one.at}
+    broken = {trace.id for trace in played if not trace.outcome.learnable}
+    assert len(broken) >= 20 and taught and not taught & broken
+    assert taught <= {trace.id for trace in played}
+    assert all(not trace.rewards for trace in played if trace.id in broken)
+    own = {trace.outcome.reason for trace in played if trace.outcome.learnable}
+    assert own <= {"context", "submitted"}  # no limit was reached by what was put in
     with TraceStore(folder.traces, readonly=True) as store:
         standing = store.ledger.standing()
-    assert (standing.drawn, standing.open) == (15, 0) and standing.trained + standing.dropped == 15
-    assert standing.staleness <= 2
+        assert store.ledger.open() == []
+    assert (standing.drawn, standing.open) == (24, 0) and standing.trained + standing.dropped == 24
+    assert 1 <= standing.staleness <= 2 and standing.trained
 
 
 PAIRS = [(site, kind) for site, kinds in ALLOWED.items() for kind in kinds if site != "node" and kind != "lie"]

@@ -1,9 +1,7 @@
-"""Doubles for the tests of rollout: an engine that speaks by a script, a toy environment, and virtual time."""
+"""Doubles for the tests of rollout: an engine that speaks by a script, and a toy environment."""
 
 import asyncio
-import selectors
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,40 +27,6 @@ from askesis.types import (
 
 ON, OFF = Thinking(enabled=True), Thinking(enabled=False)
 RENDERER = Qwen3Renderer(train_bpe(["add 12 and 30, then submit", "Let me think."] * 3, 300))
-
-
-class _InstantSelector:
-    """Time is only waited for in the loop's own clock: a select with a time-out moves the clock on instead."""
-
-    def __init__(self):
-        self.inner, self.now = selectors.DefaultSelector(), 0.0
-
-    def select(self, timeout=None):
-        ready = self.inner.select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("virtual time stands still: everybody waits and nothing is due")
-        if not ready:
-            self.now += timeout
-        return ready
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-
-def in_virtual_time(main: Callable):
-    """Run `await main()` in a loop in which sleeping takes no time. Keep it below 1e6 s: the loop adds 1 ns to it."""
-    selector = _InstantSelector()
-    loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now
-    loop.slow_callback_duration = 1e9
-    result = []
-
-    async def kept():  # asyncio makes a text of what the main task gives, which for many traces takes seconds
-        result.append(await main())
-
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(kept())
-    return result[0]
 
 
 def call(name: str, **arguments) -> ToolCall:

@@ -9,11 +9,12 @@ from collections import Counter
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from rollout_doubles import OFF, RENDERER, ScriptedEngine, ToyEnv, call, in_virtual_time, says, toy_task
+from rollout_doubles import OFF, RENDERER, ScriptedEngine, ToyEnv, call, says, toy_task
 
 from askesis.agents import SoloAgent
 from askesis.rollout import EpisodeOptions, Roller, Scheduler, TraceStore, group_specs, oldest_version
 from askesis.types import ConfigError, EngineError, EnvError, SandboxError, StoreError, VerifierError
+from bench.schedule_machine import in_virtual_time
 
 SUBMIT = says("", call("submit"))
 

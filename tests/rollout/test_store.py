@@ -382,6 +382,22 @@ def test_replaced_figures_are_not_shared(tmp_path):
         assert [t.task.limits.max_turns for t in store.traces()] == [16, 3]
 
 
+def test_what_a_step_gives_up_is_drawn_again_before_its_commit_says_so(tmp_path):
+    with TraceStore(tmp_path / "t.db") as store:
+        ledger = store.ledger
+        for group in ("g0", "g1"):
+            store.add([played := trace(group, group=group)], label="train", step=1, group=group_of(group, played))
+        ledger.begin_step(1, [Draw(position=n, group=f"g{n}", task="t") for n in (0, 1)], version=1, staleness=1)
+        ledger.commit_step(1, 2, trained=["g0"])
+        ledger.begin_step(2, version=2, staleness=1)
+        ledger.draw(2, [Draw(position=1, group="g1.1", task="t")])
+        assert ledger.check() == []  # killed here, or looked at meanwhile
+        ledger.draw(2, [Draw(position=0, group="g0.1", task="t")])
+        assert ledger.check() == ["prompt 0 was drawn 2 times"]  # it was trained
+        ledger.commit_step(2, 3, trained=[], dropped={"g1.1": "x", "g0.1": GIVEN_UP})
+        assert "prompt 1 was drawn 2 times" in ledger.check()  # nobody gave g1 up
+
+
 def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
     """Asynchronous: drawn in one step, trained in a later one, given up, cut off by a kill."""
     with TraceStore(tmp_path / "t.db") as store:
@@ -408,7 +424,7 @@ def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
         with pytest.raises(StoreError, match="cannot draw in step 2"):
             draw(2, (4, "g4"))
         draw(3, (4, "g4"))
-        assert ledger.check() == ["prompt 1 was skipped: g1 was given up as stale, and nothing drawn for it"]
+        assert ledger.check() == ["prompt 1 was skipped: g1 was given up, and nothing drawn for it"]
         ledger.rewind(2)  # killed here
         assert [(one.position, one.draws) for one in ledger.open()] == [(1, 1), (3, 1)]
         ledger.begin_step(3, version=2, staleness=1)

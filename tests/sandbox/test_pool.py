@@ -164,6 +164,43 @@ async def test_closing_ends_everything():
         await pool.acquire()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only where root starts it does bubblewrap wait for its host")
+async def test_what_a_host_leaves_that_is_killed_while_it_makes_a_worker_is_ended_by_the_next():
+    code = """
+    import asyncio, json, os
+    from askesis.sandbox import SandboxPool
+    from askesis.sandbox.worker import Worker
+    from askesis.types import RunLimits
+    async def admit(worker, gate):
+        told = b""
+        while b"}" not in told:
+            os.set_blocking(worker._info, True)
+            told += os.read(worker._info, 4096)
+        print(json.loads(told)["child-pid"], flush=True)
+        await asyncio.sleep(600)
+    Worker._admit = admit
+    async def main():
+        async with SandboxPool(1, RunLimits(wall_s=600)):
+            pass
+    asyncio.run(main())
+    """
+    hosts = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    left, kept = (int(host.stdout.readline()) for host in hosts)
+    hosts[0].kill()
+    hosts[0].wait()
+    async with SandboxPool(1, RunLimits(wall_s=10)):
+        assert await gone(left)
+        assert Path(f"/proc/{kept}").exists()  # its host lives
+    hosts[1].kill()
+    for host in hosts:
+        host.wait()
+        host.stdout.close()
+    async with SandboxPool(1, RunLimits(wall_s=10)):
+        assert await gone(kept)
+
+
 async def test_nothing_outlives_a_host_that_is_killed():
     code = """
     import asyncio
