@@ -5,7 +5,8 @@ Equal tokens a step, float32 parameters with products in bfloat16 by autocast, f
 `tree`: groups of 8 that share a quarter, which counts for every sequence in tokens a second, and once in MFU. MFU:
 operations that a forward and backward pass need (nothing that is computed again counts), over what the device can do:
 by its maker's data sheet, or where the device is not known by products measured here. Each is a process of its own,
-warmed up; then they take turns. The ratio is packed against the fastest of TRL's configurations.
+warmed up; then they take turns. The ratio is packed against the fastest of TRL's configurations. What cannot run (for
+want of memory, or of a package) is left out, and said so.
 
 Options: `device` (cuda where there is a GPU, else cpu), `sizes` (on a GPU 0.6B,1.7B,4B; else tiny), `repeats` (5),
 `threads` (all cores; on a CPU), `peers` (of PEERS), `compile` (1: our feed-forward layers and norms through
@@ -55,24 +56,29 @@ def run(options: Options) -> Result:
         limit, source = _peak(device, dtype, threads, Path(scratch))
         notes.append(f"{device}, {dtype}: the device does {limit / 1e12:.3g} TFLOP a second ({source})")
         for size in sizes:
-            steps = _measure(size, device, common, asked, options.number("compile", 0), repeats, Path(scratch))
+            steps, failed = _measure(size, device, common, asked, options.number("compile", 0), repeats, Path(scratch))
+            notes += [f"{size}, {who}: not run: {why}" for who, why in failed.items()]
             for who, taken in steps.items():
                 name, prefix = ("askesis", f"{size}_{who}") if who in OURS else (who, f"{size}_packed")
                 for figure, values in _figures(taken, limit).items():
                     found[name][f"{prefix}_{figure}"] = float(f"{statistics.median(values):.4g}")
                     spread[name][f"{prefix}_{figure}"] = [float(f"{f(values):.4g}") for f in (min, max)]
             key = f"{size}_packed_tokens_s"
-            ratios[size] = found["askesis"][key] / max(found[name][key] for name in asked)
-            notes.append(f"{size}: packed {ratios[size]:.2f} x the fastest of TRL's")
-    judged = "1.7B" if "1.7B" in ratios else sizes[0]
+            theirs = [found[name][key] for name in asked if key in found[name]]
+            if key in found["askesis"] and theirs:
+                ratios[size] = found["askesis"][key] / max(theirs)
+                notes.append(f"{size}: packed {ratios[size]:.2f} x the fastest of TRL's")
+    if not ratios:
+        raise SystemExit("bench throughput: nothing to compare:\n" + "\n".join(notes))
+    judged = "1.7B" if "1.7B" in ratios else next(iter(ratios))
     mfu = found["askesis"][f"{judged}_packed_mfu"]
     return Result(
         name="throughput",
         command="python -m bench throughput",
         goal=f"at 1.7B on a GPU {GOAL_MFU:.0%} MFU, and {GOAL:g} x TRL",
         ours=found["askesis"],
-        peers={name: found[name] for name in asked},
-        spread=spread,
+        peers={name: found[name] for name in asked if found[name]},
+        spread={name: ranges for name, ranges in spread.items() if ranges},
         ratio=round(ratios[judged], 3),
         met=device == "cuda" and judged == "1.7B" and mfu >= GOAL_MFU and ratios[judged] >= GOAL,
         notes=notes,
@@ -98,28 +104,51 @@ def _measure(
     compiled: int,
     repeats: int,
     scratch: Path,
-) -> dict[str, list[dict[str, float]]]:
-    """Steps by who took them. On a GPU one after the other, for each may need its whole memory."""
-    steps: dict[str, list[dict[str, float]]] = {name: [] for name in (*OURS, *asked)}
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, str]]:
+    """Steps by who took them, and why others took none. On a GPU one after the other, for each may need its memory."""
+    steps: dict[str, list[dict[str, float]]] = {}
+    failed: dict[str, str] = {}
     own = scratch / size
     own.mkdir()
     peers: list[Peer] = []
+
+    def ask(peer: Peer) -> None:
+        try:
+            steps.setdefault(peer.name, []).append(peer.ask(step=True))
+        except SystemExit as died:
+            steps.pop(peer.name, None)
+            failed[peer.name] = _why(died)
+
     try:
-        for name in steps:
+        for name in (*OURS, *asked):
             given = {**common, **(PEERS.get(name) or {})} | ({"compile": compiled} if name in OURS else {})
             who = name if name in OURS else "trl"
             command = [sys.executable, "-m", "bench.throughput_peer", who, size, device, json.dumps(given)]
-            peers.append(start(name, command, threads=int(common["threads"]), scratch=own))
+            try:
+                peers.append(start(name, command, threads=int(common["threads"]), scratch=own))
+            except SystemExit as died:
+                failed[name] = _why(died)
+                continue
             if device == "cuda":
-                steps[name] = [peers[-1].ask(step=True) for _ in range(repeats)]
+                for _ in range(repeats):
+                    if name not in failed:
+                        ask(peers[-1])
                 peers.pop().stop()
         for _ in range(repeats if peers else 0):
             for peer in peers:
-                steps[peer.name].append(peer.ask(step=True))
+                if peer.name not in failed:
+                    ask(peer)
     finally:
         for peer in peers:
             peer.stop()
-    return steps
+    return steps, failed
+
+
+def _why(died: SystemExit) -> str:
+    """The last line of a peer's last words."""
+    lines = [line.strip() for line in str(died).splitlines() if line.strip()]
+    print(died, file=sys.stderr)
+    return lines[-1][:200]
 
 
 def _peak(device: str, dtype: str, threads: int, scratch: Path) -> tuple[float, str]:

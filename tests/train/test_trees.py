@@ -223,18 +223,6 @@ def test_flex_attention_sees_the_forest(monkeypatch):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.gpu
-def test_on_an_accelerator_as_on_a_cpu():
-    if not torch.cuda.is_available():
-        pytest.skip("not run: no accelerator")
-    model = small_model(0, hidden_size=64, head_dim=32)
-    traces = groups(0, count=3, size=4, turns=8, longest=40)
-    samples = samples_of(traces, np.random.default_rng(0))
-    want, _ = gradient(model, samples, backend="torch")
-    got, _ = gradient(copy.deepcopy(model).cuda(), samples, backend="torch")
-    assert max(distance([g.cpu() for g in got], want)) < 1e-3  # TF32 apart
-
-
 def test_a_model_of_transformers_gets_rows():
     from transformers import LlamaConfig, LlamaForCausalLM
 
