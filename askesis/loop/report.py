@@ -19,7 +19,7 @@ from askesis.loop.gate import Gate
 from askesis.loop.reading import toml_value
 from askesis.loop.results import Alarm, Evaluation, Row, RunResult, StepRecord
 from askesis.models import count_parameters
-from askesis.rollout import TraceStore
+from askesis.rollout import Lengths, TraceStore
 from askesis.train.tallies import DISTANCES
 from askesis.types import Node, Renderer, Trace
 from askesis.view import Chart, Figure, Mark, Section, Series, Story, mode_name, written
@@ -69,7 +69,7 @@ def report_of(result: RunResult, prepared: Prepared, folder: RunFolder, store: T
         facts=_facts(result, prepared, Gate.read(folder.audit)),
         notices=[_notice(alarm) for alarm in result.alarms],
         results=_results(result.evaluations, tones) if result.evaluations else None,
-        sections=_sections(result, recipe, tones),
+        sections=_sections(result, recipe, tones, store),
         stories=_stories(store, prepared.renderer, result, tones),
         recipe=folder.recipe.read_text(encoding="utf-8"),
         commands=_commands(result, recipe),
@@ -224,7 +224,7 @@ def difference(before: Mark, after: Mark) -> tuple[float, float, float]:
 # -- how it went ---------------------------------------------------------------------------------------------------
 
 
-def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str]) -> list[Section]:
+def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str], store: TraceStore) -> list[Section]:
     history = result.history
     if not history:
         return []
@@ -246,7 +246,7 @@ def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str]) -> list[
         first,
         Section(title="Where the time went", about=_time(history), charts=curves.time(supervised)),
         *(
-            [Section(title="Ahead of training", about=_ahead(history), charts=curves.pace())]
+            [Section(title="Ahead of training", about=_ahead(history), charts=[*curves.pace(), _lengths(store.lengths())])]
             if _any_ahead(history)
             else []
         ),
@@ -277,6 +277,26 @@ def _ahead(history: Sequence[StepRecord]) -> str:
         f"drawn again. A trained episode has {mean(one.trained_length for one in history):.0f} tokens, a sampled one "
         f"{mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
         f"{duration(held)} nothing was drawn because it was behind."
+    )
+
+
+def _lengths(found: Lengths) -> Chart:
+    """Whether what is trained is as long as what was sampled: of how many tokens at most so many of the episodes are."""
+    shares = [float(share) for share in range(1, 100)]
+
+    def quantiles(lengths: Sequence[int]) -> list[float]:
+        return [float(value) for value in np.percentile(lengths, shares)] if lengths else [math.nan] * len(shares)
+
+    return Chart(
+        title="tokens an episode, by its place from the shortest to the longest",
+        kind="number",
+        xs=shares,
+        x_name="per cent",
+        series=[
+            Series(name="trained", tone="c", ys=quantiles(found.taken)),
+            Series(name="sampled", tone="d", ys=quantiles(found.sampled)),
+        ],
+        about="One line on the other: being slow costs an episode nothing. Below it: the long ones are left out.",
     )
 
 

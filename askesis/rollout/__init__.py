@@ -12,7 +12,7 @@ from askesis.rollout.scripted import plain_renderer, token_free
 from askesis.rollout.session import EpisodeEnded, EpisodeOptions, EpisodeSession, Meter, turn_seed
 from askesis.rollout.speakers import EngineSpeakers, EpisodeSpec, PolicySpeakers, Speaker, Speakers, scripted_completion
 from askesis.rollout.statistics import Hybrid, Summary, by_mode, hybrid, metric, summarise, version_range, wilson
-from askesis.rollout.store import StepSummary, TraceStore
+from askesis.rollout.store import Lengths, StepSummary, TraceStore
 from askesis.rollout.tree import TokenTree
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "HostClosed",
     "Hybrid",
     "Ledger",
+    "Lengths",
     "Listener",
     "Meter",
     "Open",

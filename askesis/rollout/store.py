@@ -12,7 +12,7 @@ from typing import Any
 
 from askesis.rollout.database import Database, live
 from askesis.rollout.encoding import arrays_to_bytes, body_to_json, task_from_json, task_to_json, trace_from
-from askesis.rollout.ledger import Ledger
+from askesis.rollout.ledger import GIVEN_UP, TRAIN, Ledger
 from askesis.rollout.statistics import version_range
 from askesis.types import Group, StoreError, Task, Trace
 
@@ -35,6 +35,15 @@ class StepSummary:
     turns: float
     tokens: float
     thinking_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens that the policy said in each episode, in order. taken: of the groups that steps were made of, whatever
+    they taught; sampled: of these and of the groups that were given up, which count with the tokens that they had."""
+
+    sampled: Sequence[int]
+    taken: Sequence[int]
 
 
 class TraceStore:
@@ -193,6 +202,17 @@ class TraceStore:
             (label, label),
         )
         return dict(rows)
+
+    def lengths(self) -> Lengths:
+        """Of the episodes that were rolled out to be trained on, in the surviving lineage."""
+        rows = self._database.all(
+            "SELECT traces.tokens, settled.fate FROM traces JOIN settled ON settled.group_id = traces.group_id "
+            f"WHERE traces.label = ? AND traces.final AND {live('traces')} AND {live('settled')} "
+            "AND (traces.learnable OR (settled.fate = ? AND traces.outcome = 'cancelled'))",
+            (TRAIN, GIVEN_UP),
+        )
+        taken = sorted(tokens for tokens, fate in rows if fate != GIVEN_UP)
+        return Lengths(sampled=sorted(tokens for tokens, _ in rows), taken=taken)
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
