@@ -100,6 +100,7 @@ def test_a_run_ahead_of_its_training(ahead, monkeypatch, capsys):
     assert len(trained - {-1}) > 2
     page = folder.report.read_text()
     assert "Ahead of training" in page and f"at most {standing.staleness}." in page
+    assert "from the shortest to the longest" in page
     assert "nothing skipped, nothing trained twice" in checked(result.folder, capsys, code=0)
     told = json.loads(checked(result.folder, capsys, "--json", code=0))
     assert (told["wrong"], told["trained"], told["staleness"]) == ([], standing.trained, standing.staleness)

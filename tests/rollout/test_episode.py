@@ -14,7 +14,6 @@ from rollout_doubles import (
     ScriptedEngine,
     ToyEnv,
     call,
-    in_virtual_time,
     line,
     says,
     toy_task,
@@ -38,6 +37,7 @@ from askesis.types import (
     ids,
     in_line,
 )
+from bench.schedule_machine import in_virtual_time
 
 SUBMIT = says("", call("submit"))
 

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from rollout_doubles import OFF, ON, RENDERER, ScriptedEngine, ToyEnv, call, in_virtual_time, line, says, toy_task
+from rollout_doubles import OFF, ON, RENDERER, ScriptedEngine, ToyEnv, call, line, says, toy_task
 
 from askesis.agents import SoloAgent
 from askesis.inference.thinking import Budgets
 from askesis.rollout import EngineSpeakers, EpisodeSpec, Roller, Stage, hybrid, run_episode, summarise
 from askesis.types import Completion, ConfigError, Thinking, ids, user
+from bench.schedule_machine import in_virtual_time
 
 ADD, SUBMIT = call("add", a=12, b=30), call("submit")
 TAGS = RENDERER.thinking_limit(Thinking(budget=0))

@@ -12,7 +12,6 @@ from rollout_doubles import (
     ToyEnv,
     ToyTool,
     call,
-    in_virtual_time,
     says,
     toy_task,
 )
@@ -34,6 +33,7 @@ from askesis.types import (
     system,
     user,
 )
+from bench.schedule_machine import in_virtual_time
 
 SUBMIT = says("", call("submit"))
 NOTE = ToolCall(id="call_0", name="notes", arguments={"action": "write", "name": "plan", "text": "go on to the end"})

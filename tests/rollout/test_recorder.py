@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollout_doubles import OFF, ON, RENDERER, call, in_virtual_time, says
+from rollout_doubles import OFF, ON, RENDERER, call, says
 
 from askesis.rollout import Ask, HostClosed, Recorder, TraceStore
 from askesis.types import (
@@ -27,6 +27,7 @@ from askesis.types import (
     tool_result,
     user,
 )
+from bench.schedule_machine import in_virtual_time
 
 TOOL = ToolSpec(name="add", description="Add.", parameters={"type": "object", "properties": {}})
 SAMPLING = Sampling(temperature=1.0)

@@ -7,11 +7,12 @@ from collections import Counter
 from contextlib import aclosing
 
 import pytest
-from rollout_doubles import OFF, ON, RENDERER, ScriptedEngine, ToyEnv, call, in_virtual_time, line, says, toy_task
+from rollout_doubles import OFF, ON, RENDERER, ScriptedEngine, ToyEnv, call, line, says, toy_task
 
 from askesis.agents import SoloAgent
 from askesis.rollout import EpisodeOptions, EpisodeSpec, Roller, TraceStore, group_specs, version_range
 from askesis.types import ConfigError, EngineError, SandboxError, StoreError, VerifierError
+from bench.schedule_machine import in_virtual_time
 
 SUBMIT = says("", call("submit"))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from askesis.rollout import GIVEN_UP, Draw, TraceStore
+from askesis.rollout import GIVEN_UP, Draw, Lengths, TraceStore
 from askesis.types import (
     Artifact,
     Group,
@@ -117,6 +117,8 @@ TRACES = st.builds(
         max_size=2,
     ).map(tuple),
 )
+
+_BY_TOKEN = ("token_ids", "mask", "logprobs", "policy_versions")
 
 
 def same(a, b):
@@ -396,6 +398,27 @@ def test_what_a_step_gives_up_is_drawn_again_before_its_commit_says_so(tmp_path)
         assert ledger.check() == ["prompt 0 was drawn 2 times"]  # it was trained
         ledger.commit_step(2, 3, trained=[], dropped={"g1.1": "x", "g0.1": GIVEN_UP})
         assert "prompt 1 was drawn 2 times" in ledger.check()  # nobody gave g1 up
+
+
+def test_lengths_of_what_was_taken_and_of_all_that_was_sampled(tmp_path):
+    """A group that was given up counts with what it had; what a machine failed at, and what is open, does not."""
+
+    def said(id, tokens, group, **given):
+        made = trace(id, group=group, **given)
+        node = {field: getattr(made.nodes[0], field)[:tokens] for field in _BY_TOKEN}
+        return replace(made, nodes=(replace(made.nodes[0], **node),))
+
+    with TraceStore(tmp_path / "t.db") as store:
+        first = (said("a", 1, "g0"), said("b", 3, "g0"), said("c", 5, "g0", by="sandbox"))
+        store.add([said("c0", 4, "g0", by="tool"), *first], label="train", step=1, group=group_of("g0", *first))
+        slow = said("d", 4, "g1", by="cancelled"), said("e", 2, "g1"), said("f", 5, "g1", by="engine")
+        store.add(slow, label="train", step=1)
+        store.add([said("g", 5, "g2")], label="train", step=1, group=group_of("g2", said("g", 5, "g2")))
+        store.add([said("h", 5, "g0")], label="eval", step=1)
+        ledger = store.ledger
+        ledger.begin_step(1, [Draw(position=n, group=f"g{n}", task="t") for n in range(3)], version=1, staleness=1)
+        ledger.commit_step(1, 2, trained=[], dropped={"g0": "no_variance", "g1": GIVEN_UP})
+        assert store.lengths() == Lengths(sampled=[1, 2, 3, 4], taken=[1, 3])
 
 
 def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
