@@ -2,8 +2,10 @@
 
 Every episode takes `turns` turns (8) of some 40 tokens, each of which calls a tool whose result is some 40 tokens long,
 is set up, verified and closed: agent, session, renderer, tokenizer, parsing, schema check, tool call, token record,
-roller and the scheduler that a training run takes its groups from, all of it the real code. The engine and the tool answer after a second each of virtual time, so that all
-episodes are in flight at once. ours: at each number N of episodes, `cpu_ms_per_turn_N`, the median of some runs of at
+roller and the scheduler that a training run takes its groups from, all of it the real code. The engine and the tool
+answer after a second each of virtual time, so that all episodes are in flight at once.
+
+ours: at each number N of episodes, `cpu_ms_per_turn_N`, the median of some runs of at
 least 5,000 turns, and `kib_per_episode_N`, what is allocated when all are in their last turn, counted by tracemalloc in
 a run of its own and divided by N. `cpu_ms_per_turn`, `kib_per_episode`: the greatest of them; `flat`, `flat_memory`:
 the greatest over the least. ratio: 0.3 ms over ours. Options: `times` (3), `most` (10000: the greatest N).

@@ -245,11 +245,7 @@ def _sections(result: RunResult, recipe: Recipe, tones: dict[str, str], store: T
     return [
         first,
         Section(title="Where the time went", about=_time(history), charts=curves.time(supervised)),
-        *(
-            [Section(title="Ahead of training", about=_ahead(history), charts=[*curves.pace(), _lengths(store.lengths())])]
-            if _any_ahead(history)
-            else []
-        ),
+        *([_pace(history, curves, store)] if _any_ahead(history) else []),
         Section(
             title="Trainer",
             about=f"The same in every step: {still}." if still else "",
@@ -280,8 +276,13 @@ def _ahead(history: Sequence[StepRecord]) -> str:
     )
 
 
+def _pace(history: Sequence[StepRecord], curves: _Curves, store: TraceStore) -> Section:
+    charts = [*curves.pace(), _lengths(store.lengths())]
+    return Section(title="Ahead of training", about=_ahead(history), charts=charts)
+
+
 def _lengths(found: Lengths) -> Chart:
-    """Whether what is trained is as long as what was sampled: of how many tokens at most so many of the episodes are."""
+    """Whether what is trained is as long as what was sampled: how many tokens at most each share of episodes has."""
     shares = [float(share) for share in range(1, 100)]
 
     def quantiles(lengths: Sequence[int]) -> list[float]:
