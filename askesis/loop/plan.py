@@ -211,7 +211,7 @@ async def make_plan(
             cache=0 if shown and not recipe.eval.tasks else rows * row,
             activations=4 * wide * batch_tokens,
         ),
-        warnings=warnings,
+        warnings=[*warnings, *_check_parts(longest, batch_tokens)],
     )
 
 
@@ -236,3 +236,13 @@ def _check_lengths(longest: int, context: int, positions: int, turns: int, turn_
             "that get there end by the limit `context`"
         ]
     return []
+
+
+def _check_parts(longest: int, batch_tokens: int) -> list[str]:
+    """Whether what a group shares leaves room for what its episodes do not."""
+    if 2 * longest <= batch_tokens:
+        return []
+    return [
+        f"train.batch_tokens is {batch_tokens}, less than twice the longest prompt ({longest} tokens): what a group's "
+        "episodes share is computed again in every part of a minibatch; raise it where memory allows"
+    ]

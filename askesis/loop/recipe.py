@@ -481,8 +481,9 @@ class Train(Section):
     minibatches: Positive = 1
     """Optimiser steps that one step's samples are split into."""
     batch_tokens: Positive = 2048
-    """Most tokens in one forward pass; a minibatch of more is accumulated. Few stay in a processor's cache; a GPU wants
-    more."""
+    """Most tokens in one forward pass (where a sequence is longer, twice the longest); a minibatch of more is
+    accumulated. Few stay in a processor's cache; a GPU wants more, and a long prompt that a group shares wants twice
+    its own."""
     clip_low: Amount | None = None
     """Probability ratios below 1 minus this are clipped; unset: 0.2, 0.0003 for `gspo`, 1 (no bound) for `cispo`."""
     clip_high: Amount | None = None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from askesis.loop import find_recipe, load_recipe, parse_override, to_mapping, to_toml
+from askesis.loop import dry_run, find_recipe, load_recipe, parse_override, to_mapping, to_toml
 from askesis.loop.reading import RECIPES
 from askesis.types import ConfigError
 
@@ -149,3 +149,10 @@ def test_toml_reads_back(values):
 def test_override_values_read_back(value):
     text = to_toml({"x": value}).removeprefix("x = ").strip()
     assert parse_override(f"a.x={text}") == ("a.x", value)
+
+
+def test_parts_without_room_for_more_than_a_prompt_are_said_beforehand(toy_recipe):
+    toy_recipe["train"]["batch_tokens"] = 4096
+    assert not any("batch_tokens" in warning for warning in dry_run(toy_recipe)[1].warnings)
+    toy_recipe["train"]["batch_tokens"] = 64
+    assert any("train.batch_tokens is 64, less than twice" in warning for warning in dry_run(toy_recipe)[1].warnings)

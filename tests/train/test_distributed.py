@@ -70,15 +70,19 @@ def spec(folder, model, optimisers, **changes):
     )
 
 
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 def test_a_group_of_one_is_a_trainer(tmp_path, monkeypatch):
     """In this process: sharding, clipping, gathering and the state's form, without a second process to wait for."""
     from askesis.train.distributed import ShardedTrainer, full_weights, join, load_sharded
 
     with pytest.raises(AskesisError, match="start it with torchrun"):
         join()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
     model = small_model(1)
@@ -100,6 +104,26 @@ def test_a_group_of_one_is_a_trainer(tmp_path, monkeypatch):
             assert name == same
     finally:
         group.leave()
+
+
+def test_two_processes_make_the_step_of_one(tmp_path):
+    """Started by hand, as by whatever places processes; torchrun and more steps are for `make test-full`."""
+    address, master = (str(free_port()) for _ in range(2))
+    model = small_model(1)
+    made, one = spec(tmp_path, model, MADE["muon"]), alone(model, MADE["muon"])
+    with TrainerProcesses(made, address=f"127.0.0.1:{address}") as many:
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": master, "OMP_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "askesis.train.worker"],
+                env=os.environ | many.environment | shared | {"RANK": rank, "LOCAL_RANK": "0"},
+            )
+            for rank in ("0", "1")
+        ]
+        many.wait()
+        check_steps(one, many, first=0, count=1)
+        check_weights(model, many)
+    assert [process.wait(30) for process in started] == [0, 0]
 
 
 @pytest.mark.full
@@ -207,9 +231,7 @@ def test_a_group_that_cannot_begin_says_why(tmp_path):
 @pytest.mark.full
 def test_others_may_start_the_group(tmp_path):
     """torchrun by hand, as on several nodes."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{found.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     model = small_model(1)
     one = alone(model, MADE["adamw"])
     with TrainerProcesses(spec(tmp_path, model, MADE["adamw"]), address=address) as many:
