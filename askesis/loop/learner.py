@@ -12,7 +12,7 @@ import torch
 
 from askesis.loop.prepared import Prepared
 from askesis.loop.recipe import Recipe
-from askesis.loop.shared import SharedTrainer
+from askesis.loop.shared import SharedTrainer, awaited
 from askesis.loop.stream import derived_seed
 from askesis.train import (
     ADVANTAGES,
@@ -78,6 +78,8 @@ class Learner:
             shared: dict[str, Any] = {"settings": given, "teacher": teacher is not None, "compute": settings.dtype}
             if prepared.cluster is not None and recipe.cluster.scratch:
                 shared |= {"begin": prepared.cluster.trainers, "scratch": recipe.cluster.scratch}
+            elif settings.address:
+                shared |= {"begin": awaited(settings.address), "scratch": recipe.run.out}
             self._trainer: Trainer | SharedTrainer = SharedTrainer(
                 model, count=settings.processes, loss=loss, optimisers=rates, **shared
             )

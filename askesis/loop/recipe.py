@@ -509,6 +509,9 @@ class Train(Section):
     processes: Positive = 1
     """Processes that share gradients, optimiser and weights of the trainer (FSDP2), one a GPU where there are some; 1:
     none but the run's own. By torch; `docs/training-efficiency.md`."""
+    address: str = ""
+    """HOST:PORT of this machine, at which the run waits for these processes where you start them yourself (torchrun on
+    several machines); `run.out` is then a folder that all of them see. Empty: the run starts them."""
     lora: LoraSettings | None = None
     """Learn adapters. A checkpoint holds the merged weights, and the adapter beside them in `trainer/adapter`, as PEFT
     opens it."""
@@ -618,6 +621,11 @@ class Recipe(Section):
         if train.processes > 1:
             _demand(train.lora is None, "train.lora and train.processes do not go together: adapters are small")
             _demand(train.backend != "native", "train.processes is by torch, but train.backend is 'native'")
+        host, _, port = train.address.rpartition(":")
+        _demand(not train.address or (host and port.isdecimal()), f"train.address is {train.address!r}, not HOST:PORT")
+        _demand(not train.address or train.processes > 1, "train.address has no use without train.processes")
+        both = train.address and self.cluster.scratch
+        _demand(not both, "train.address and cluster.scratch do not go together: one of them starts the trainers")
         if model.init is not None:
             _demand(self.train.lora is None, "train.lora adapts a checkpoint, but model.init begins with a fresh model")
             heads, groups = model.init.num_attention_heads, model.init.num_key_value_heads

@@ -31,7 +31,10 @@ from askesis.models import fingerprint
 from askesis.rollout import Step, TraceStore
 from askesis.types import CheckpointError, ConfigError, StoreError
 
-_CHANGEABLE = ("run.minutes", "run.steps", "run.threads", "train.processes", "eval.", "checkpoint.", "log.", "faults.")
+_CHANGEABLE = (
+    *("run.minutes", "run.steps", "run.threads", "train.processes", "train.address"),
+    *("eval.", "checkpoint.", "log.", "faults."),
+)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # what a disk says that takes no more
 _START = Position(step=0, version=0, seconds=0.0, tokens=0)
 

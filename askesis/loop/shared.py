@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import atexit
 import copy
+import logging
+import os
+import string
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +14,11 @@ from typing import Any
 
 from askesis.models import Qwen3, save_checkpoint
 from askesis.train import Loss
-from askesis.train.processes import TrainerProcesses, TrainerSpec
-from askesis.types import Floats, Sample
+from askesis.train.processes import ADDRESS, KEY, TrainerProcesses, TrainerSpec
+from askesis.types import ConfigError, Floats, Sample
+
+_log = logging.getLogger("askesis.loop")
+_COMES_S = 1800.0
 
 
 class SharedTrainer:
@@ -79,6 +85,33 @@ class SharedTrainer:
             atexit.unregister(self._group.close)
             self._group.close()
             self._group = None
+
+
+def awaited(address: str) -> Callable[[TrainerSpec, int], TrainerProcesses]:
+    """What waits at `address` for a group that somebody starts. Raises `ConfigError` without the key they share."""
+    key = os.environ.get(KEY, "")
+    if len(key) < 32 or not all(digit in string.hexdigits for digit in key) or len(key) % 2:
+        raise ConfigError(
+            f"train.address: expected {KEY} in the environment of the run and of all its trainers: a secret, at least "
+            f"32 hexadecimal digits; make one: export {KEY}=$(openssl rand -hex 32)"
+        )
+
+    def begin(spec: TrainerSpec, count: int) -> TrainerProcesses:
+        group = TrainerProcesses(spec, address=address, key=key, timeout_s=_COMES_S)
+        _log.warning(
+            "waits at %s for %d trainers, up to %g s; start them with %s=%s and %s set: torchrun ... "
+            "-m askesis.train.worker (docs/training-efficiency.md)",
+            address,
+            count,
+            _COMES_S,
+            ADDRESS,
+            address,
+            KEY,
+        )
+        group.wait()
+        return group
+
+    return begin
 
 
 def _begin_here(spec: TrainerSpec, count: int) -> TrainerProcesses:

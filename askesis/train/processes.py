@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +51,8 @@ class TrainerProcesses:
     """`Trainer`'s door. The weights are elsewhere: `refresh` brings them into a model here.
 
     count: processes to start on this machine. address: HOST:PORT instead, to wait there for a group that others start
-    (torchrun on several nodes, Ray): `environment` says what it needs, and `wait` waits. log: where started ones write;
+    (torchrun on several nodes, Ray): `environment` says what it needs, and `wait` waits. key: a secret that those who
+    start it know already, in hexadecimal digits. log: where started ones write;
     words: what those said last that others started; lost: whether one of them has ended, asked now and then while
     there is something to wait for.
     timeout_s: until the group is there. silent_s: seconds without a sign of life of its first process after which it is
@@ -64,6 +66,7 @@ class TrainerProcesses:
         *,
         count: int = 0,
         address: str = "",
+        key: str = "",
         log: Path | None = None,
         words: Callable[[], str] | None = None,
         lost: Callable[[], bool] | None = None,
@@ -75,12 +78,13 @@ class TrainerProcesses:
             raise AskesisError("TrainerProcesses: expected either count, of processes to start, or address, to wait at")
         self._spec, self._timeout_s, self._silent_s = spec, timeout_s, silent_s
         self._words, self._lost, self._hangs = words, lost, False
+        self._closed = False
         self._scratch = tempfile.TemporaryDirectory(prefix="askesis-trainer-")
-        key = secrets.token_bytes(32)
+        secret = bytes.fromhex(key) if key else secrets.token_bytes(32)
         self._address = address or str(Path(self._scratch.name) / "orders")
         self._log = log or Path(self._scratch.name) / "log"
-        self._listener = Listener(place(self._address), authkey=key)
-        self.environment = {ADDRESS: self._address, KEY: key.hex(), WAIT: f"{wait_s:g}"}
+        self._listener = Listener(place(self._address), authkey=secret)
+        self.environment = {ADDRESS: self._address, KEY: secret.hex(), WAIT: f"{wait_s:g}"}
         self._group: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         if count:
@@ -104,8 +108,9 @@ class TrainerProcesses:
         taken: list[Connection[Any, Any]] = []
 
         def accept() -> None:
-            with contextlib.suppress(OSError, EOFError):
-                taken.append(self._listener.accept())
+            while not (taken or self._closed):
+                with contextlib.suppress(OSError, EOFError, AuthenticationError):  # of somebody who is not meant
+                    taken.append(self._listener.accept())
 
         waiting = threading.Thread(target=accept, daemon=True)
         waiting.start()
@@ -114,7 +119,7 @@ class TrainerProcesses:
             waiting.join(0.1)
             if self._group is not None and self._group.poll() is not None:
                 raise self._ended("before it began")
-            if not taken and (time.monotonic() > until or not waiting.is_alive()):
+            if not taken and time.monotonic() > until:
                 self.close()
                 words = "" if self._words is None else f"; its last words:\n{self._words()}"
                 raise AskesisError(f"no group of trainers came to {self._address} within {self._timeout_s:g} s{words}")
@@ -151,24 +156,20 @@ class TrainerProcesses:
         Raises `CheckpointError` where they are not its own. Where the group ends on the way, some are new and some old.
         """
         wanted = dict(model.named_parameters())
-        shapes = self._order("shapes")
-        if shapes != {name: (tuple(one.shape), one.dtype) for name, one in wanted.items()}:
+        there = self._order("shapes")
+        if {name: shape for name, (shape, _) in there.items()} != {n: tuple(p.shape) for n, p in wanted.items()}:
             raise CheckpointError("the trainers' weights are those of another model")
         with self._asking("weights") as link, torch.no_grad():
             link.send(("weights", (), {}))
-            for name in shapes:
-                parameter = wanted[name]
-                if parameter.device.type == "cpu" and parameter.is_contiguous():
-                    link.receive_tensor(parameter.data)
-                    torch.autograd.graph.increment_version([parameter])
-                else:
-                    here = torch.empty(parameter.shape, dtype=parameter.dtype)
-                    link.receive_tensor(here)
-                    parameter.copy_(here)
+            for name, (shape, dtype) in there.items():
+                here = torch.empty(shape, dtype=dtype)
+                link.receive_tensor(here)
+                wanted[name].copy_(here)
             link.receive(look=self._look)
 
     def close(self) -> None:
         """End the group that was started here; one that others started ends by itself."""
+        self._closed = True
         for one in (self._link, self._listener):
             if one is not None:
                 one.close()

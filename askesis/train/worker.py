@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from contextlib import nullcontext
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def main() -> None:
     group = join(timeout_s=wait_s)
     link: Link | None = None
     if group.rank == 0:
-        link = Link(Client(place(os.environ[ADDRESS]), authkey=bytes.fromhex(os.environ[KEY])), silent_s=_PATIENCE_S)
+        link = Link(_called(os.environ[ADDRESS], bytes.fromhex(os.environ[KEY]), wait_s), silent_s=_PATIENCE_S)
     worker: Worker | None = None
     while True:
         asked = _next(link, wait_s / 4)
@@ -97,6 +98,18 @@ def main() -> None:
         if len({one is None for one in errors}) > 1:
             sys.exit(f"askesis.train.worker: some processes failed and others did not: {errors}")
     group.leave()
+
+
+def _called(address: str, key: bytes, within: float) -> Connection[Any, Any]:
+    """Who gives orders, who may not be there yet: a run comes to its trainer when it has samples."""
+    until = time.monotonic() + within / 2  # for as long as the others wait for what is said then
+    while True:
+        try:
+            return Client(place(address), authkey=key)
+        except ConnectionError:
+            if time.monotonic() > until:
+                sys.exit(f"askesis.train.worker: nobody gives orders at {address}, for {within / 2:g} s")
+            time.sleep(1.0)
 
 
 def _next(link: Link | None, within: float) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -153,8 +154,32 @@ def test_whatever_ends_a_run_of_two_it_goes_on(what, alone, toy_model, tmp_path)
     same(askesis.train(resume=folder.path, overrides={"train.processes": then}, display=False), alone)
 
 
+@pytest.mark.full
+def test_trainers_that_somebody_starts_with_torchrun(alone, toy_model, tmp_path, monkeypatch):
+    """Before there is anybody to give orders; and the run goes on with processes of its own."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+    monkeypatch.setenv("ASKESIS_TRAINER_KEY", "ab" * 32)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"ASKESIS_TRAINER": address}
+    started = subprocess.Popen([*torchrun, "-m", "askesis.train.worker"], env=environment)
+    time.sleep(8)
+    made = recipe(toy_model, tmp_path, processes=2, address=address)
+    half = askesis.train(made, overrides={"run.steps": 3}, display=False)
+    assert started.wait(60) == 0
+    more = {"run.steps": STEPS, "train.processes": 2, "train.address": ""}
+    same(askesis.train(resume=half.folder, overrides=more, display=False), alone)
+
+
 def test_what_does_not_go_together_is_refused(toy_model, tmp_path):
     with pytest.raises(ConfigError, match="by torch, but"):
         load_recipe(recipe(toy_model, tmp_path, processes=2, backend="native"))
     with pytest.raises(ConfigError, match="do not go together"):
         load_recipe(recipe(toy_model, tmp_path, processes=2, lora={"rank": 4}))
+    with pytest.raises(ConfigError, match="not HOST:PORT"):
+        load_recipe(recipe(toy_model, tmp_path, processes=2, address="here"))
+    with pytest.raises(ConfigError, match=r"no use without train\.processes"):
+        load_recipe(recipe(toy_model, tmp_path, address="127.0.0.1:1"))
+    with pytest.raises(ConfigError, match="ASKESIS_TRAINER_KEY"):
+        askesis.dry_run(recipe(toy_model, tmp_path, processes=2, address="127.0.0.1:1"))

@@ -1,5 +1,6 @@
 """The trainer as a group of processes: what one process learns, over any number of them."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from train_doubles import sample, small_mixture, small_model
 
 from askesis.models import save_checkpoint
 from askesis.train import POLICY_LOSSES, Optimisers, Trainer
-from askesis.train.processes import TrainerProcesses, TrainerSpec
+from askesis.train.processes import TrainerProcesses, TrainerSpec, place
 from askesis.types import AskesisError, CheckpointError
 
 DAPO = functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.1)
@@ -228,6 +231,14 @@ def test_a_group_that_cannot_begin_says_why(tmp_path):
         TrainerProcesses(made, address="127.0.0.1:0", timeout_s=0.3).wait()
 
 
+def knock(address, key):
+    with contextlib.suppress(OSError, EOFError, AuthenticationError):
+        if key:
+            Client(place(address), authkey=key)
+        else:
+            socket.create_connection(place(address)).close()
+
+
 @pytest.mark.full
 def test_others_may_start_the_group(tmp_path):
     """torchrun by hand, as on several nodes."""
@@ -235,6 +246,8 @@ def test_others_may_start_the_group(tmp_path):
     model = small_model(1)
     one = alone(model, MADE["adamw"])
     with TrainerProcesses(spec(tmp_path, model, MADE["adamw"]), address=address) as many:
+        for key in (b"", b"wrong"):  # somebody looks who is there, and somebody guesses, before they come
+            threading.Timer(0.5, knock, (address, key)).start()
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         started = subprocess.Popen([*torchrun, "-m", "askesis.train.worker"], env=os.environ | many.environment)
         many.wait()
