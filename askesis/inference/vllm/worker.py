@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 _GREEDY = 1e-5  # vLLM's: below this temperature a request is greedy
 _SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
+_WATCH = "askesis-parent"
 
 
 @dataclass
@@ -110,8 +115,7 @@ class Extension:
 
         And end with the process that asks for tokens, however that ends: it would never hear of it.
         """
-        if multiprocessing.parent_process() is not None:
-            ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+        _end_with_the_one_that_asks()
         config = self.vllm_config.model_config
         sampler = getattr(self.model_runner, "sampler", None)
         truncates = sampler is not None and not getattr(self, "use_v2_model_runner", False)
@@ -153,6 +157,28 @@ def untruncated(sample: Callable[..., Any]) -> Callable[..., Any]:
         return tokens, logprobs
 
     return sampled
+
+
+def _end_with_the_one_that_asks() -> None:
+    """It started this process, or the engine that has started this one."""
+    above = multiprocessing.parent_process()
+    if above is None:
+        return
+    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+    if not above.name.startswith("EngineCore") or any(one.name == _WATCH for one in threading.enumerate()):
+        return
+    engine, asks = int(above.pid or 0), _parent_of(int(above.pid or 0))
+
+    def watch() -> None:
+        while _parent_of(engine) == asks:
+            time.sleep(1.0)
+        os.kill(engine, signal.SIGKILL)  # and this process with it
+
+    threading.Thread(target=watch, name=_WATCH, daemon=True).start()
+
+
+def _parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def _plain_products(layer: nn.Module, remove_weight: bool) -> None:
