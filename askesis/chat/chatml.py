@@ -13,6 +13,7 @@ from askesis.types import Message, Reasoning, TemplateError, Thinking, TokenIds,
 NO_THINKING = "<think>\n\n</think>\n\n"
 OPENED = "<think>\n"
 PROMPT = "<|im_start|>assistant\n"
+_RESULT, _RESULT_ENDS = "<tool_response>", "</tool_response>"
 
 
 class ChatMLRenderer(ChatRenderer):
@@ -34,6 +35,7 @@ class ChatMLRenderer(ChatRenderer):
         )
         super().__init__(tokenizer, markup, closing=closing)
         self._newline = tuple(tokenizer.encode("\n"))
+        self._parted = tokenizer.parts_at(_RESULT) and tokenizer.parts_at(_RESULT_ENDS)
 
     def prompt(self, thinking: Thinking | None) -> str:
         """What makes the model speak."""
@@ -61,19 +63,31 @@ class ChatMLRenderer(ChatRenderer):
         tools: Sequence[ToolSpec] = (),
     ) -> TokenIds:
         """Appends always. docs/renderers.md says where the template would have changed what stands before."""
-        out = []
+        known = self._parted and all(message.role == "tool" for message in messages)
+        encode = self.tokenizer.encode_again if known else self.tokenizer.encode
+        new: list[int] = [*self._close(tokens)]
+        text = ""  # that is not encoded yet
         for index, message in enumerate(messages):
             if message.role == "assistant":
                 raise TemplateError("extend takes user, system and tool messages; an assistant's turn is sampled")
-            if message.role == "tool":
-                opens = index == 0 or messages[index - 1].role != "tool"
-                closes = index == len(messages) - 1 or messages[index + 1].role != "tool"
-                out.append(tool_result(self.observed(message), opens=opens, closes=closes))
-            else:
-                out.append(self.appended(message))
+            if message.role != "tool":
+                text += self.appended(message)
+                continue
+            opens = index == 0 or messages[index - 1].role != "tool"
+            closes = index == len(messages) - 1 or messages[index + 1].role != "tool"
+            result = tool_result(self.observed(message), opens=opens, closes=closes)
+            if not self._parted:
+                text += result
+                continue
+            # Nothing outside of its marks has a say in a result's tokens. What is around it is mostly the same, and
+            # known then; encoding is the dearest part of what a turn costs here.
+            begins, ends = result.index(_RESULT) + len(_RESULT), result.rindex(_RESULT_ENDS)
+            new += encode(text + result[:begins])
+            new += self.tokenizer.encode(result[begins:ends])
+            text = result[ends:]
         if generate:
-            out.append(self.prompt(thinking))
-        return ids([*self._close(tokens), *self.tokenizer.encode("".join(out))])
+            text += self.prompt(thinking)
+        return ids([*new, *encode(text)])
 
     def appended(self, message: Message) -> str:
         """A user's or a system's turn in the middle of a conversation."""

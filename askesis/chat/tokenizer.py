@@ -123,6 +123,14 @@ class Tokenizer:
             )
         return int(found)
 
+    def parts_at(self, token: str) -> bool:
+        """Whether what stands before `token` and after it is encoded as if it stood alone, wherever `token` is in a
+        text: it is taken out first, swallows nothing beside it, and no other such token can begin or end within it."""
+        added = {str(one.content): one for one in self._backend.get_added_tokens_decoder().values()}
+        own = added.get(token)
+        plain = own is not None and not (own.lstrip or own.rstrip or own.single_word or own.normalized)
+        return plain and self.bytewise and not any(_meet(token, other) for other in added if other != token)
+
     def check_special(self) -> None:
         """Raise `CheckpointError` unless each of `SPECIAL` is in the vocabulary and is read from text as one token."""
         missing = [token for token in SPECIAL if self._backend.token_to_id(token) is None]
@@ -171,6 +179,14 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         # transformers prefers this file to the setting above: one left from before must not win
         (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
+
+
+def _meet(first: str, second: str) -> bool:
+    """Whether a text can hold both in places that overlap."""
+    if first in second or second in first:
+        return True
+    shorter = min(len(first), len(second))
+    return any(first[-n:] == second[:n] or second[-n:] == first[:n] for n in range(1, shorter))
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

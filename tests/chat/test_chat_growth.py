@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from askesis.chat import SPECIAL
 from askesis.types import TemplateError, Thinking, ToolCall, ToolSpec, assistant, ids, system, tool_result, user
 
 OFF = Thinking(enabled=False)
@@ -17,6 +18,18 @@ PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=1
 
 def joined(*pieces):
     return np.concatenate(pieces)
+
+
+@given(data=st.data())
+def test_what_is_appended_is_encoded_as_one_text(any_renderer, data):
+    """Whatever results hold, marks too: encoding them apart from what is always around them changes no token."""
+    body = st.lists(PLAIN | st.sampled_from([*SPECIAL, "<", "</", "\n", "\u0301"]), max_size=4).map("".join)
+    given = data.draw(st.lists(body.map(tool_result) | body.map(user), min_size=1, max_size=4))
+    tokens = any_renderer.render_completion(assistant("x", tool_calls=(CALL,)), thinking=OFF)
+    new = any_renderer.extend(tokens, given, thinking=OFF).tolist()
+    text = any_renderer.tokenizer.decode(new)
+    assert new == any_renderer.tokenizer.encode(text)
+    assert all(message.text.strip() in text for message in given)
 
 
 @given(data=st.data())

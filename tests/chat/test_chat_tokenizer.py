@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 
 from askesis.chat import CLOSING, SPECIAL, Qwen3Renderer, Tokenizer, load_renderer, save_renderer, train_bpe
 from askesis.types import CheckpointError, ConfigError, user
@@ -15,6 +15,37 @@ from askesis.types import CheckpointError, ConfigError, user
 @given(text=st.lists(st.text(max_size=20) | st.sampled_from([*SPECIAL, '{"name": "']), max_size=5).map("".join))
 def test_any_text_survives_the_small_bpe(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+_PIECES = st.text(max_size=9) | st.sampled_from([*SPECIAL, "<", "<tool_response", "tool_response>", "</", "\n", " "])
+_TEXTS = st.lists(_PIECES, max_size=4).map("".join)
+
+
+@given(before=_TEXTS, after=_TEXTS, token=st.sampled_from(["<tool_response>", "</tool_response>"]))
+def test_what_a_token_parts_is_encoded_as_if_it_stood_alone(tokenizer, before, after, token):
+    assert tokenizer.parts_at(token)
+    whole = [*tokenizer.encode(before), tokenizer.id(token), *tokenizer.encode(after)]
+    assert tokenizer.encode(f"{before}{token}{after}") == whole
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        AddedToken("</tool_response>\n", normalized=False),
+        AddedToken("x</tool", normalized=False),
+        AddedToken("e></tool_response", normalized=False),
+        AddedToken("</tool_response>", lstrip=True, normalized=False),
+        AddedToken("</tool_response>", normalized=True, special=False),
+    ],
+)
+def test_a_token_that_others_may_swallow_parts_nothing(tokenizer, other):
+    backend = Backend.from_str(tokenizer._backend.to_str())
+    backend.add_tokens([other])
+    vocabulary = json.loads(backend.to_str())
+    for one in vocabulary["added_tokens"]:  # a token that was there already keeps its flags else
+        if one["content"] == other.content:
+            one |= {"lstrip": other.lstrip, "normalized": other.normalized}
+    assert not Tokenizer(Backend.from_str(json.dumps(vocabulary))).parts_at("</tool_response>")
 
 
 def test_special_tokens_and_scaffolding_are_one_token_each():
