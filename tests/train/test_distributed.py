@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +109,28 @@ def test_a_group_of_one_is_a_trainer(tmp_path, monkeypatch):
             assert name == same
     finally:
         group.leave()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_state_is_gathered_a_tensor_at_a_time(rank, monkeypatch):
+    """Who does not write holds none of it when the next is gathered."""
+    from askesis.train import distributed
+
+    living, most = weakref.WeakSet(), []
+
+    def whole(tensor):
+        most.append(len(living))
+        made = tensor.new_zeros(1000)
+        living.add(made)
+        return made
+
+    monkeypatch.setattr(distributed.shards, "whole", whole)
+    state = {"optimisers": [{"state": {n: {"momentum": torch.zeros(10)} for n in range(20)}}], "steps": 3}
+    kept = distributed._mapped(state, functools.partial(distributed._kept, group=SimpleNamespace(rank=rank)))
+    sizes = {len(one["momentum"]) for one in kept["optimisers"][0]["state"].values()}
+    assert (len(most), sizes, kept["steps"]) == (20, {1000 if rank == 0 else 0}, 3)
+    if rank:
+        assert max(most) == 0
 
 
 def test_two_processes_make_the_step_of_one(tmp_path):
