@@ -155,9 +155,7 @@ def second_reading(path: Path) -> tuple[int, int]:
 
     prompts = {group: position for lineage, step, position, group in drawn if survives(lineage, step)}
     used = Counter(
-        prompts.get(group, -1)
-        for lineage, step, group, fate in settled
-        if fate != "given up" and survives(lineage, step)
+        prompts.get(group, -1) for lineage, step, group, fate in settled if fate != "stale" and survives(lineage, step)
     )
     last = max(prompts.values(), default=-1)
     return sum(position not in used for position in range(last + 1)), sum(n - 1 for n in used.values())
@@ -166,7 +164,7 @@ def second_reading(path: Path) -> tuple[int, int]:
 def drawn_again(path: Path) -> int:
     """Groups that were given up and settled so, in whichever lineage: also those that a kill has undone."""
     with closing(_opened(path)) as store:
-        return int(store.execute("SELECT count(*) FROM settled WHERE fate = 'given up'").fetchone()[0])
+        return int(store.execute("SELECT count(*) FROM settled WHERE fate = 'stale'").fetchone()[0])
 
 
 def _path(out: Path) -> Path | None:

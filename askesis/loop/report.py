@@ -270,8 +270,8 @@ def _ahead(history: Sequence[StepRecord]) -> str:
     return (
         f"Tokens were trained {mean(one.staleness for one in history):.1f} versions after they were sampled, at most "
         f"{max(one.staleness_max for one in history)}. {given_up} of {groups + given_up} groups were given up and "
-        f"drawn again. A trained episode has {mean(one.trained_length for one in history):.0f} tokens, a sampled one "
-        f"{mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
+        f"drawn again. An episode that a step took has {mean(one.taken_length for one in history):.0f} tokens, a "
+        f"sampled one {mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
         f"{duration(held)} nothing was drawn because it was behind."
     )
 
@@ -282,7 +282,7 @@ def _pace(history: Sequence[StepRecord], curves: _Curves, store: TraceStore) -> 
 
 
 def _lengths(found: Lengths) -> Chart:
-    """Whether what is trained is as long as what was sampled: how many tokens at most each share of episodes has."""
+    """Whether what steps took is as long as what was sampled: how many tokens at most each share of episodes has."""
     shares = [float(share) for share in range(1, 100)]
 
     def quantiles(lengths: Sequence[int]) -> list[float]:
@@ -294,10 +294,11 @@ def _lengths(found: Lengths) -> Chart:
         xs=shares,
         x_name="per cent",
         series=[
-            Series(name="trained", tone="c", ys=quantiles(found.taken)),
             Series(name="sampled", tone="d", ys=quantiles(found.sampled)),
+            Series(name="taken", tone="c", ys=quantiles(found.taken)),
+            Series(name="trained", tone="n", ys=quantiles(found.trained)),
         ],
-        about="One line on the other: being slow costs an episode nothing. Below it: the long ones are left out.",
+        about="Where taken lies on sampled, being slow costs an episode nothing. Trained is what of it taught.",
     )
 
 
@@ -436,7 +437,7 @@ class _Curves:
             if any(name in record.distances for record in self._history)
         ]
         lengths = [
-            self._single("trained", lambda one: one.trained_length, tone="c"),
+            self._single("taken", lambda one: one.taken_length, tone="c"),
             self._single("sampled", lambda one: one.sampled_length, tone="d"),
         ]
         return [

@@ -84,7 +84,7 @@ class StepRecord:
     versions between a trained token and the weights that were trained; distances: shares of the tokens by that number.
     given_up: groups since the step before. waited: seconds in which the trainer waited for groups, by what for;
     held_s: seconds in which nothing was drawn because training was behind. ready, flying: whole groups that wait for a
-    later step, and episodes on their way. sampled_length, trained_length: mean tokens of an episode of the groups that
+    later step, and episodes on their way. sampled_length, taken_length: mean tokens of an episode of the groups that
     came whole or were given up meanwhile, and of those that the step took. repeated_updates: of the engine's weights,
     refused the first time.
     ahead: whether rollout goes on while the trainer computes.
@@ -130,7 +130,7 @@ class StepRecord:
     ready: int = 0
     flying: int = 0
     sampled_length: float = math.nan
-    trained_length: float = math.nan
+    taken_length: float = math.nan
     repeated_updates: int = 0
     ahead: bool = False
 

@@ -39,7 +39,7 @@ class Scalars:
                 "pace/trainer_waited_s": sum(record.waited.values()),
                 "pace/rollout_held_s": record.held_s,
                 "pace/sampled_length": record.sampled_length,
-                "pace/trained_length": record.trained_length,
+                "pace/taken_length": record.taken_length,
                 "time/step_s": record.lasted_s,
             }
             values |= {f"pace/tokens_behind_{name}": share for name, share in record.distances.items()}

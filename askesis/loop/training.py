@@ -516,7 +516,7 @@ def step_record(
         ready=pace.ready,
         flying=pace.flying,
         sampled_length=sum(lengths) / len(lengths) if lengths else math.nan,
-        trained_length=sum(taken) / len(taken) if taken else math.nan,
+        taken_length=sum(taken) / len(taken) if taken else math.nan,
         repeated_updates=repeated,
         ahead=line.ahead,
     )

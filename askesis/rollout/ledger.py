@@ -22,7 +22,7 @@ from askesis.types import StoreError
 
 TRAIN = "train"  # the label of traces that are rolled out to be trained on; no other counts here
 TRAINED = "trained"
-GIVEN_UP = "given up"  # the fate of a group that was cancelled for being late; its prompt is drawn again
+GIVEN_UP = "stale"  # the fate of a group that was given up, as files have it; its prompt is drawn again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from askesis.rollout.database import Database, live
 from askesis.rollout.encoding import arrays_to_bytes, body_to_json, task_from_json, task_to_json, trace_from
-from askesis.rollout.ledger import GIVEN_UP, TRAIN, Ledger
+from askesis.rollout.ledger import GIVEN_UP, TRAIN, TRAINED, Ledger
 from askesis.rollout.statistics import version_range
 from askesis.types import Group, StoreError, Task, Trace
 
@@ -39,11 +39,12 @@ class StepSummary:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens that the policy said in each episode, in order. taken: of the groups that steps were made of, whatever
-    they taught; sampled: of these and of the groups that were given up, which count with the tokens that they had."""
+    """Tokens that the policy said in each episode, in order. taken: of the groups that steps were made of; trained: of
+    those of them that taught something; sampled: of all that were taken or given up, the latter with what they had."""
 
     sampled: Sequence[int]
     taken: Sequence[int]
+    trained: Sequence[int]
 
 
 class TraceStore:
@@ -211,8 +212,11 @@ class TraceStore:
             "AND (traces.learnable OR (settled.fate = ? AND traces.outcome = 'cancelled'))",
             (TRAIN, GIVEN_UP),
         )
-        taken = sorted(tokens for tokens, fate in rows if fate != GIVEN_UP)
-        return Lengths(sampled=sorted(tokens for tokens, _ in rows), taken=taken)
+        return Lengths(
+            sampled=sorted(tokens for tokens, _ in rows),
+            taken=sorted(tokens for tokens, fate in rows if fate != GIVEN_UP),
+            trained=sorted(tokens for tokens, fate in rows if fate == TRAINED),
+        )
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""

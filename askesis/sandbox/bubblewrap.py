@@ -138,31 +138,30 @@ def _packages(roots: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(one for one in found if not Path(one).is_symlink()))
 
 
-def end_orphans(marks: Collection[str]) -> int:
-    """End what hosts have left that were killed while a sandbox was made; how many there were.
+def end_orphans(marks: Collection[str]) -> None:
+    """End what hosts have left that were killed while a sandbox was made.
 
     bubblewrap dies with its host. Where that happens before it has let its child go on, the child waits for ever, in a
     namespace of processes of its own: it is the first in there, and its parent is no bubblewrap any more. marks:
     arguments of which it has one.
     """
-    return sum(_ended(int(entry.name), marks) for entry in Path("/proc").glob("[0-9]*"))
+    for entry in Path("/proc").glob("[0-9]*"):
+        _end(int(entry.name), marks)
 
 
-def _ended(pid: int, marks: Collection[str]) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # gone meanwhile, or another user's
+def _end(pid: int, marks: Collection[str]) -> None:
+    with contextlib.suppress(OSError, ValueError, KeyError):  # gone, another user's, or of a kernel that tells less
         process = os.pidfd_open(pid)  # from here on the number is nobody else's
         try:
             if not _is_bubblewrap(pid, marks):
-                return False
+                return
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
             if status["NSpid"][1:] != ["1"] or _is_bubblewrap(int(status["PPid"][0]), ()):
-                return False
+                return
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            return True
         finally:
             os.close(process)
-    return False
 
 
 def _is_bubblewrap(pid: int, marks: Collection[str]) -> bool:

@@ -416,9 +416,10 @@ def test_lengths_of_what_was_taken_and_of_all_that_was_sampled(tmp_path):
         store.add([said("g", 5, "g2")], label="train", step=1, group=group_of("g2", said("g", 5, "g2")))
         store.add([said("h", 5, "g0")], label="eval", step=1)
         ledger = store.ledger
-        ledger.begin_step(1, [Draw(position=n, group=f"g{n}", task="t") for n in range(3)], version=1, staleness=1)
-        ledger.commit_step(1, 2, trained=[], dropped={"g0": "no_variance", "g1": GIVEN_UP})
-        assert store.lengths() == Lengths(sampled=[1, 2, 3, 4], taken=[1, 3])
+        ledger.begin_step(1, [Draw(position=n, group=f"g{n}", task="t") for n in range(4)], version=1, staleness=1)
+        store.add([said("i", 2, "g3")], label="train", step=1, group=group_of("g3", said("i", 2, "g3")))
+        ledger.commit_step(1, 2, trained=["g3"], dropped={"g0": "no_variance", "g1": GIVEN_UP})
+        assert store.lengths() == Lengths(sampled=[1, 2, 2, 3, 4], taken=[1, 2, 3], trained=[2])
 
 
 def test_prompts_that_were_on_their_way_are_drawn_again(tmp_path):
