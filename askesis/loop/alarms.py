@@ -76,8 +76,9 @@ def _alarms(record: StepRecord, made: str, band: float) -> Iterator[tuple[str, s
     came = record.groups + record.given_up
     if came and record.given_up / came > GIVEN_UP:
         message = (
-            f"{record.given_up} of {came} groups were given up, as a rule for holding the trainer back; their prompts are "
-            "drawn again. What takes longest is lost first: raise rollout.staleness, or lower rollout.tasks_per_step"
+            f"{record.given_up} of {came} groups were given up, as a rule for holding the trainer back; their "
+            "prompts are drawn again. What takes longest is lost first: raise "
+            "rollout.staleness, or lower rollout.tasks_per_step"
         )
         yield "given_up", message
     if record.repeated_updates:

@@ -271,8 +271,8 @@ def _ahead(history: Sequence[StepRecord]) -> str:
         f"Tokens were trained {mean(one.staleness for one in history):.1f} versions after they were sampled, at most "
         f"{max(one.staleness_max for one in history)}. {given_up} of {groups + given_up} groups were given up and "
         f"drawn again. An episode that a step took has {mean(one.taken_length for one in history):.0f} tokens, a "
-        f"sampled one {mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for groups; for "
-        f"{duration(held)} nothing was drawn because it was behind."
+        f"sampled one {mean(one.sampled_length for one in history):.0f}. The trainer waited {duration(waited)} for "
+        f"groups; for {duration(held)} nothing was drawn because it was behind."
     )
 
 
