@@ -87,13 +87,15 @@ class Cluster:
         if self.faults is None:
             return
         met = self.faults.draw("node", actor.what)
-        match None if met is None else met.kind:
+        if met is None:
+            return
+        match met.kind:
             case "fail":
                 actor.kill(restart=True)
             case "hang":
                 actor.tell("freeze", _FROZEN * self.settings.silent_s)
             case "slow":
-                actor.tell("freeze", met.slow_s if met is not None else 0.0)
+                actor.tell("freeze", met.slow_s)
 
     def close(self) -> None:
         """Leave the cluster, and end it if it is this process's own."""

@@ -19,6 +19,7 @@ from askesis.models import Qwen3
 from askesis.types import ConfigError, Engine
 
 _ENGINE_S_SHARE = 0.3  # of an update's time: an engine may first have to wait for one that was given up
+_LAST_WORDS_S = 60.0
 
 
 def make_engine(
@@ -54,7 +55,8 @@ def embedded_options(rollout: Rollout, *, threads: int) -> dict[str, Any]:
 
 def routed(engines: Iterable[Engine], rollout: Rollout, settings: ClusterSettings) -> Router:
     """A router before engines of a recipe. It gives up one that hangs in an update well before the update is."""
-    starting_s = settings.patience_s if rollout.engine == "embedded" else rollout.vllm.start_s
+    # a server that does not start in time says why, which takes it a moment longer
+    starting_s = settings.patience_s if rollout.engine == "embedded" else rollout.vllm.start_s + _LAST_WORDS_S
     return Router(
         engines,
         silent_s=settings.silent_s,
@@ -128,5 +130,5 @@ def _vllm(
         slots=rollout.slots,
         courier=SharedMemory()
         if asked.transfer == "shared_memory"
-        else Devices(asked.transfer, workers=asked.tensor_parallel),
+        else Devices(asked.transfer, workers=asked.tensor_parallel, address=asked.address),
     )

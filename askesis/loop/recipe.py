@@ -6,7 +6,9 @@ Reading files, overrides and error messages are in `askesis.loop.reading`.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -26,6 +28,14 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 def _demand(condition: object, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _here(host: str | None) -> bool:
+    """Whether a host is by its name this very machine."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 class Section(BaseModel):
@@ -195,7 +205,8 @@ class VLLM(Section):
     """Of the environment that has vLLM, in which `vllm-server` starts a server of its own."""
     url: str | Annotated[tuple[str, ...], Strict(False)] = ""
     """A server that runs already, `http://HOST:PORT`, for `vllm-server`, or a list of several, which share the work;
-    their key is read from `VLLM_API_KEY`. Empty: start one, and stop it at the end."""
+    their key is read from `VLLM_API_KEY`. Empty: start one, and stop it at the end. With `shared_memory` they are on
+    this machine (`127.0.0.1`): weights reach no other that way; `cluster.engines` starts vLLMs on others."""
     start_s: Rate = 600.0
     """Seconds until a server that is started must answer."""
     cache_gib: Rate | None = None
@@ -205,6 +216,8 @@ class VLLM(Section):
     transfer: Literal["shared_memory", "nccl", "ipc"] = "shared_memory"
     """How weights get there: a file in shared memory, checked before it is taken in; or from GPU to GPU, by NCCL or,
     with `vllm` on the same device, by CUDA IPC."""
+    address: str = "127.0.0.1"
+    """This machine's, as the workers of vLLM reach it, for `nccl`."""
     options: dict[str, Any] = {}
     """Further arguments of vLLM, by its own names."""
 
@@ -616,6 +629,7 @@ class Recipe(Section):
                 f"rollout.vllm.tensor_parallel = {asked.tensor_parallel}, but cluster.engine_gpus = {gpus:g}: each "
                 "engine needs as many",
             )
+        self._weights_arrive()
         train = self.train
         _demand(not self.cluster.scratch or self.cluster.address, "cluster.scratch has no use without cluster.address")
         if train.processes > 1:
@@ -632,3 +646,26 @@ class Recipe(Section):
             _demand(heads % groups == 0, f"model.init: {groups} key and value heads do not divide {heads} heads")
             _demand(model.init.head_dim % 2 == 0, f"model.init.head_dim is {model.init.head_dim}, expected even")
         return self
+
+    def _weights_arrive(self) -> None:
+        if self.rollout.engine != "vllm-server":
+            return
+        asked = self.rollout.vllm
+        _demand(
+            asked.transfer != "ipc",
+            "rollout.vllm.transfer = 'ipc' needs vLLM in the trainer's process (its handles do not go over HTTP), but "
+            "rollout.engine is 'vllm-server': take engine = 'vllm', or another transfer",
+        )
+        for url in asked.urls:
+            here = _here(urlsplit(url).hostname)
+            _demand(
+                here or asked.transfer != "shared_memory",
+                f"rollout.vllm.url has {url!r}, expected a server on this machine by its loopback address "
+                "(http://127.0.0.1:PORT): rollout.vllm.transfer = 'shared_memory' gets weights to no other machine. "
+                "For vLLMs on others set cluster.address and cluster.engines, and leave the url away",
+            )
+            _demand(
+                here or not _here(asked.address),
+                f"rollout.vllm.url has {url!r}, whose workers cannot reach rollout.vllm.address = {asked.address!r}: "
+                "set it to an address of this machine that they reach",
+            )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from askesis.loop import dry_run, find_recipe, load_recipe, parse_override, to_mapping, to_toml
 from askesis.loop.reading import RECIPES
+from askesis.loop.recipe import Recipe
 from askesis.types import ConfigError
 
 GOOD = {"env": {"name": "repair"}, "run": {"steps": 3}}
@@ -49,6 +50,15 @@ def complaint(raw, overrides=()):
             {"rollout": {"engine": "vllm", "vllm": {"transfer": "ipc"}}, "cluster": {"address": "local"}},
             ["rollout.vllm.transfer = 'ipc'", "'shared_memory'"],
         ),
+        (
+            {"rollout": {"engine": "vllm-server", "vllm": {"url": ["http://127.0.0.1:80", "http://10.0.0.2:80"]}}},
+            ["'http://10.0.0.2:80'", "'shared_memory'", "cluster.engines"],
+        ),
+        (
+            {"rollout": {"engine": "vllm-server", "vllm": {"url": "http://gpu2:80", "transfer": "nccl"}}},
+            ["'http://gpu2:80'", "rollout.vllm.address = '127.0.0.1'"],
+        ),
+        ({"rollout": {"engine": "vllm-server", "vllm": {"transfer": "ipc"}}}, ["'ipc'", "engine = 'vllm'"]),
         ({"rollout": {"engine": "vlm"}}, ["rollout.engine", "did you mean"]),
         ({"train": {"corrections": [{"name": "tys"}]}}, ["train.corrections[0].name", "'tis'"]),
         ({"train": {"corrections": [{"name": "tis"}, {"name": "mis"}]}}, ["tis and mis weigh by the same ratios"]),
@@ -59,6 +69,18 @@ def test_what_is_wrong_is_named(raw, parts):
     message = complaint({**GOOD, **raw})
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "vllm",
+    [
+        {"url": ["http://127.0.0.1:8000", "http://localhost:8001/", "http://[::1]:8002"]},
+        {"url": "http://10.0.0.2:8000", "transfer": "nccl", "address": "10.0.0.1"},
+    ],
+)
+def test_servers_that_weights_get_to_are_taken(vllm):
+    recipe = Recipe.model_validate({**GOOD, "rollout": {"engine": "vllm-server", "vllm": vllm}})
+    assert recipe.rollout.vllm.urls
 
 
 def test_every_fault_is_named_at_once():
