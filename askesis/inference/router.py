@@ -150,18 +150,32 @@ class Router:
         Raises what the first one raised where none has started: `EngineError`, `ConfigError`, `MissingExtra`.
         """
         replicas = list(self._replicas.values())
-        outcomes = await asyncio.gather(*map(self._begin, replicas), return_exceptions=True)
+        for replica in replicas:
+            if hasattr(replica.engine, "start") and not replica.flying and not replica.why_out:
+                replica.why_out = "it is being started"
+        outcomes = await asyncio.gather(*map(self._bring_in, replicas), return_exceptions=True)
         failures = [(one, error) for one, error in zip(replicas, outcomes, strict=True) if error is not None]
         for _, error in failures:
             if not isinstance(error, Exception):
                 raise error
         if failures and len(failures) == len(replicas):
+            for replica, error in failures:
+                replica.why_out = f"it did not start: {_said(error)}"
             replica, error = failures[0]
             if isinstance(error, AskesisError):
                 raise error
             raise EngineError(f"no engine has started; {replica.name}: {_said(error)}") from error
         for replica, error in failures:
+            replica.why_out = ""  # so that it is told
             self._take_out(replica, f"it did not start: {_said(error)}")
+
+    async def _bring_in(self, replica: _Replica) -> None:
+        """Start an engine, and let it in once it has the weights of that moment: no update has waited for it."""
+        await self._begin(replica)
+        if self._meant is not None:
+            await self._send(replica)
+        if replica.coming_back is None:
+            self._let_in(replica)
 
     async def _begin(self, replica: _Replica) -> None:
         if (start := getattr(replica.engine, "start", None)) is None:
@@ -177,10 +191,8 @@ class Router:
         replica = self._enter(engine, name, why_out="it has just come" if self._meant is not None else "")
         if self._meant is not None:
             try:
-                await self._begin(replica)
-                await self._send(replica)
-                self._let_in(replica)
-            except (AskesisError, TimeoutError) as error:
+                await self._bring_in(replica)
+            except Exception as error:
                 self._take_out(replica, f"it did not take the weights: {_said(error)}")
         return replica.name
 
@@ -432,8 +444,8 @@ class Router:
     def _let_in(self, replica: _Replica) -> None:
         if replica.leaving:
             return
-        replica.why_out = ""
-        replica.lost = asyncio.Event()
+        if replica.why_out:  # else there are requests that wait for the old one
+            replica.why_out, replica.lost = "", asyncio.Event()
         self._changed.set()
 
     async def _bring_back(self, replica: _Replica) -> None:

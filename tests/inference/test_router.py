@@ -258,6 +258,38 @@ async def test_no_update_waits_for_an_engine_that_is_being_started_and_it_gets_t
     await router.close()
 
 
+async def test_weights_that_come_while_all_are_being_started_are_everyone_s_before_they_sample():
+    slow, other = Starting(0), Starting(1)
+    router = Router([slow, other], patience_s=0.05)
+    start = asyncio.create_task(router.start())
+    await asyncio.sleep(0.01)
+    with pytest.raises(EngineError, match="engine-0: it is being started"):
+        await who(router)
+    update = asyncio.create_task(router.update_weights({}, 4))
+    await asyncio.sleep(0.01)
+    assert not update.done()  # nobody has them yet
+    other.begin.set()
+    await asyncio.wait_for(update, 1.0)
+    assert (slow.updates, other.updates, await who(router)) == ([], [4], 1)
+    slow.begin.set()
+    await start
+    assert slow.updates == [4] and [one.version for one in router.replicas] == [4, 4]
+    assert [one.why_out for one in router.replicas] == ["", ""]
+    await router.close()
+
+
+async def test_an_engine_that_hangs_after_an_update_is_given_up_with_requests_from_before():
+    stuck = Double(0)
+    stuck.gate = asyncio.Event()
+    router = Router([stuck], silent_s=0.2, patience_s=0.1)
+    flying = asyncio.create_task(who(router))
+    await asyncio.sleep(0.01)
+    await router.update_weights({}, 1)
+    with pytest.raises(EngineError, match="no engine takes requests"):
+        await asyncio.wait_for(flying, 5.0)
+    await router.close()
+
+
 async def test_engines_that_do_not_start_are_out_until_they_do_and_none_is_an_error():
     class Refusing(Starting):
         async def start(self):
@@ -349,6 +381,9 @@ async def test_engines_come_and_go_while_it_runs():
     first, late = Double(0), Double(1)
     assert await router.add(first, "first") == "first"
     assert first.version == 3  # it was given what it missed
+    await router.add(Double(9, failing("update", error=RuntimeError)), "broken")
+    assert "update 3 failed" in router.replicas[1].why_out
+    await router.remove("broken")
     homes = {name: await who(router, name) for name in "abcd"}
     await router.add(late)
     first.gate = asyncio.Event()
