@@ -248,8 +248,8 @@ def run(options: Options) -> Result:
         ratio=round(0.3 / cpu, 3),
         met=cpu <= 0.3 and memory <= 64 and max(flat, flat_memory) <= FLAT,
         notes=[
-            "one thread; sandboxes, the store and the engine's own work are not part of it; the engine answers all that "
-            "wait for it at once"
+            "one thread; sandboxes, the store and the engine's own work are not part of it; the engine answers all "
+            "that wait for it at once"
         ],
     )
 
@@ -268,7 +268,7 @@ def table(kept: Mapping[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"Goal: {kept['goal']}: {'met' if kept['met'] else 'not met'}. {machine['cpu']}, one thread, {kept['date']}, "
-            f"`{kept['command']}`.",
+            f"Goal: {kept['goal']}: {'met' if kept['met'] else 'not met'}. {machine['cpu']}, one thread, "
+            f"{kept['date']}, `{kept['command']}`.",
         ]
     )
