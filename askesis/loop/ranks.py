@@ -8,7 +8,6 @@ with it, in order: a group of any size goes on from the last checkpoint.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from collections.abc import Mapping
 
 from askesis.inference.actors import Actor, Answer, Gone, Mortal, answer, require_ray
+from askesis.inference.parents import end_with_parent
 from askesis.types import TrainerError
 
 _LAST = 2000  # characters of what a process said
@@ -55,7 +55,7 @@ class RankHost(Mortal):
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_ends_with_its_parent,
+            preexec_fn=end_with_parent,  # no process of a group outlives its actor
         )
         return self._process.pid
 
@@ -79,12 +79,6 @@ class RankHost(Mortal):
                 self._process.wait()
 
         return await answer(kill())
-
-
-def _ends_with_its_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no process of a group outlives its actor
 
 
 def free_port(address: str) -> int:

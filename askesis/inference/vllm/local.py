@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 INSTALL = "pip install 'askesis[vllm]'"
+_STARTING = threading.Lock()  # one at a time: a child's variables are those of this process meanwhile
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
@@ -48,8 +50,12 @@ class Local:
             ) from error
         try:
             arguments = AsyncEngineArgs(**self._settings.arguments(), disable_log_stats=True, enable_log_requests=False)
-            with _environment(self._env):  # in a thread: it blocks until the model is loaded, and others go on
-                self._llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+
+            def make() -> Any:
+                with _STARTING, _environment(self._env):
+                    return AsyncLLM.from_engine_args(arguments)
+
+            self._llm = await asyncio.to_thread(make)  # it blocks until the model is loaded, and others go on
         except Exception as error:
             raise EngineError(
                 f"vLLM could not be started with {self._settings.checkpoint}: {type(error).__name__}: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import secrets
 import signal
@@ -16,6 +15,7 @@ from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from askesis.inference.parents import end_with_parent
 from askesis.inference.vllm.local import INSTALL
 from askesis.inference.vllm.remote import Remote
 from askesis.inference.vllm.settings import ENVIRONMENT, VLLMSettings
@@ -27,7 +27,6 @@ SERVED = ("--enable-scale-out", "--disable-log-stats", "--disable-uvicorn-access
 _LAST_WORDS = 4000
 _GRACE_S = 15.0
 _DYING_S = 0.2  # between a connection that fails and the end of the process that had it
-_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 class Server:
@@ -113,7 +112,7 @@ class Server:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,  # and its workers with it (`worker`)
         )
 
     async def _answers(self, remote: Remote) -> None:
@@ -224,11 +223,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _end_with_parent() -> None:
-    """In the child: a parent that is killed takes the server with it, also one that hangs; and that its workers."""
-    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,6 @@ says before it touches the model.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
+from askesis.inference.parents import end_with_parent, parent_of, takes_orphans
 from askesis.inference.vllm.experts import plainly
 from askesis.inference.vllm.fused import held
 from askesis.inference.vllm.settings import BACKEND
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from vllm.v1.worker.worker_base import WorkerBase
 
 _GREEDY = 1e-5  # vLLM's: below this temperature a request is greedy
-_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 _WATCH = "askesis-parent"
 
 
@@ -164,21 +162,19 @@ def _end_with_the_one_that_asks() -> None:
     above = multiprocessing.parent_process()
     if above is None:
         return
-    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+    end_with_parent()
+    if not above.is_alive():  # it has ended before that
+        os.kill(os.getpid(), signal.SIGKILL)
     if not above.name.startswith("EngineCore") or any(one.name == _WATCH for one in threading.enumerate()):
         return
-    engine, asks = int(above.pid or 0), _parent_of(int(above.pid or 0))
+    engine, asks = int(above.pid or 0), parent_of(int(above.pid or 0))
 
     def watch() -> None:
-        while _parent_of(engine) == asks:
+        while parent_of(engine) == asks and not takes_orphans(asks):
             time.sleep(1.0)
         os.kill(engine, signal.SIGKILL)  # and this process with it
 
     threading.Thread(target=watch, name=_WATCH, daemon=True).start()
-
-
-def _parent_of(process: int) -> int:
-    return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def _plain_products(layer: nn.Module, remove_weight: bool) -> None:
