@@ -121,13 +121,15 @@ class Learner:
         return self._trainer.step(samples, progress=progress, version=version if self._reinforced else None)
 
     def _mutations(self) -> int:
-        """Grows with every change of the weights."""
-        return sum(parameter._version for parameter in self._parameters)
+        """Grows with every change of the weights, and where others hold them, with all that may change them."""
+        ordered = self._trainer.ordered if isinstance(self._trainer, SharedTrainer) else 0
+        return ordered + sum(parameter._version for parameter in self._parameters)
 
     def _demand_unchanged(self, before: int, error: Exception) -> None:
         if self._mutations() != before:
+            may = "may have" if isinstance(self._trainer, SharedTrainer) else "had"
             raise TrainerError(
-                f"a step of the trainer failed when it had changed the weights already: {_told(error)}. It cannot be "
+                f"a step of the trainer failed when it {may} changed the weights already: {_told(error)}. It cannot be "
                 "repeated; go on from the last checkpoint with `askesis train --resume`"
             ) from error
 

@@ -189,6 +189,7 @@ async def make_plan(
     shown = recipe.demonstrations
     row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * rollout.context_length
     rows = max(rollout.slots, min(4 * rollout.slots, 2**30 // row))
+    most = batch_tokens if rollout.context_length <= batch_tokens else 2 * rollout.context_length  # in a forward pass
     wide = config.num_hidden_layers * (8 * config.hidden_size + 3 * config.intermediate_size) + 2 * config.vocab_size
     return Plan(
         env=env.name,
@@ -209,7 +210,7 @@ async def make_plan(
             weights=4 * parameters * (2 if rollout.staleness else 1),
             training=int(4 * parameters * (1 + optimiser_floats)),
             cache=0 if shown and not recipe.eval.tasks else rows * row,
-            activations=4 * wide * batch_tokens,
+            activations=4 * wide * most,
         ),
         warnings=[*warnings, *_check_parts(longest, batch_tokens)],
     )

@@ -638,6 +638,10 @@ class Recipe(Section):
         host, _, port = train.address.rpartition(":")
         _demand(not train.address or (host and port.isdecimal()), f"train.address is {train.address!r}, not HOST:PORT")
         _demand(not train.address or train.processes > 1, "train.address has no use without train.processes")
+        _demand(
+            not train.address or 0 < int(port) < 2**16,
+            f"train.address is {train.address!r}: expected a port from 1 to 65535",
+        )
         both = train.address and self.cluster.scratch
         _demand(not both, "train.address and cluster.scratch do not go together: one of them starts the trainers")
         if model.init is not None:

@@ -26,7 +26,9 @@ class SharedTrainer:
 
     They begin with its weights at the first call, so that a run that is only planned starts none. teacher: whether a
     copy of these is the loss's teacher. compute, settings, optimisers: as in `TrainerSpec`. begin: starts the group,
-    where that is not on this machine; scratch: where its processes find the first weights then.
+    where that is not on this machine; scratch: where its processes find the first weights then. Its processes may be
+    in other folders than this one: they are told whole paths.
+    ordered: how many steps they were told to make, whatever came of them; none of these may be told once more.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class SharedTrainer:
         self._scratch = scratch
         self._made = {"loss": loss, "optimisers": optimisers, "trainer": settings, "compute": compute}
         self._group: TrainerProcesses | None = None
+        self.ordered = 0
 
     def _begun(self) -> TrainerProcesses:
         if self._group is None:
             with tempfile.TemporaryDirectory(prefix="askesis-weights-", dir=self._scratch) as scratch:
-                folder = Path(scratch) / "model"
+                folder = Path(scratch).resolve() / "model"
                 save_checkpoint(self._model, folder)
                 made: dict[str, Any] = copy.copy(self._made)
                 spec = TrainerSpec(checkpoint=folder, teacher=folder if self._teacher else None, **made)
@@ -62,6 +65,7 @@ class SharedTrainer:
     def step(self, samples: Sequence[Sample], *, progress: float, version: int | None = None) -> dict[str, float]:
         """As `Trainer.step`."""
         group = self._begun()
+        self.ordered += 1
         figures = group.step(samples, progress=progress, version=version)
         if figures:
             group.refresh(self._model)
@@ -73,11 +77,11 @@ class SharedTrainer:
 
     def save(self, folder: Path) -> None:
         """As `Trainer.save`."""
-        self._begun().save(folder)
+        self._begun().save(folder.resolve())
 
     def load(self, folder: Path) -> None:
         """As `Trainer.load`."""
-        self._begun().load(folder)
+        self._begun().load(folder.resolve())
 
     def close(self) -> None:
         """End the processes."""
@@ -109,6 +113,12 @@ def awaited(address: str) -> Callable[[TrainerSpec, int], TrainerProcesses]:
             KEY,
         )
         group.wait()
+        if group.size != count:
+            group.close()
+            raise ConfigError(
+                f"train.processes is {count}, but the group that came to {address} has {group.size}: start as many "
+                f"(torchrun: --nnodes times --nproc-per-node), or go on with --set train.processes={group.size}"
+            )
         return group
 
     return begin

@@ -39,6 +39,7 @@ class Link:
     def __init__(self, connection: Connection[Any, Any], *, silent_s: float) -> None:
         self._connection, self._silent_s = connection, silent_s
         self._turn = threading.Lock()
+        self._broken: OSError | None = None
         with socket.socket(fileno=os.dup(connection.fileno())) as same:
             for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # in the middle of a message
                 same.setsockopt(socket.SOL_SOCKET, way, struct.pack("ll", int(silent_s) + 1, 0))
@@ -63,23 +64,25 @@ class Link:
         for first in range(0, len(numbers), _PIECE):
             self._say(numbers[first : first + _PIECE])
 
-    def receive_tensor(self, into: Tensor) -> None:
-        """The numbers of one of the same type and shape. `into`: on a CPU, contiguous."""
+    def receive_tensor(self, into: Tensor, *, look: Callable[[], None] | None = None) -> None:
+        """The numbers of one of the same type and shape. `into`: on a CPU, contiguous. look: as of `receive`."""
         numbers, done = _bytes_of(into), 0
         while done < len(numbers):
-            piece = np.frombuffer(self._heard(self._silent_s, None), dtype=np.uint8)
+            piece = np.frombuffer(self._heard(self._silent_s, look), dtype=np.uint8)
             numbers[done : done + len(piece)] = piece
             done += len(piece)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Give signs of life for as long as this takes."""
+        """Give signs of life for as long as this takes. One that fails is the last, and whoever sends next is told."""
         over = threading.Event()
 
         def beat() -> None:
             while not over.wait(_BEAT_S):
-                with contextlib.suppress(OSError):
+                try:
                     self._say(b"")
+                except OSError:  # the next message raises it
+                    return
 
         beating = threading.Thread(target=beat, name="trainer's sign of life", daemon=True)
         beating.start()
@@ -95,7 +98,13 @@ class Link:
 
     def _say(self, data: Any) -> None:
         with self._turn:
-            self._connection.send_bytes(data)
+            if self._broken is not None:
+                raise self._broken
+            try:
+                self._connection.send_bytes(data)
+            except OSError as error:  # perhaps in the middle: what followed would be read as the rest of it
+                self._broken = error
+                raise
 
     def _heard(self, within: float, look: Callable[[], None] | None) -> bytes:
         heard = time.monotonic()

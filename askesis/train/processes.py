@@ -8,12 +8,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from askesis.train.door import Door
 from askesis.train.link import Link, Silence
 from askesis.train.losses import Loss
-from askesis.types import AskesisError, CheckpointError, Floats, Sample
+from askesis.types import AskesisError, CheckpointError, ConfigError, Floats, Sample
 
 ADDRESS, KEY, WAIT = "ASKESIS_TRAINER", "ASKESIS_TRAINER_KEY", "ASKESIS_TRAINER_WAIT_S"
 _LAST = 3000  # characters of what processes said that an error tells
@@ -57,7 +55,9 @@ class TrainerProcesses:
     there is something to wait for.
     timeout_s: until the group is there. silent_s: seconds without a sign of life of its first process after which it is
     given up. wait_s: seconds that a process waits for the others on the way before it gives up, and all end.
-    Raises `AskesisError` if the group cannot begin, and later where it ends or an order fails. None waits for ever.
+    size: how many came, 0 before that.
+    Raises `ConfigError` for an address that it cannot listen at, `AskesisError` if the group cannot begin, and later
+    where it ends or an order fails. None waits for ever.
     """
 
     def __init__(
@@ -78,15 +78,19 @@ class TrainerProcesses:
             raise AskesisError("TrainerProcesses: expected either count, of processes to start, or address, to wait at")
         self._spec, self._timeout_s, self._silent_s = spec, timeout_s, silent_s
         self._words, self._lost, self._hangs = words, lost, False
-        self._closed = False
         self._scratch = tempfile.TemporaryDirectory(prefix="askesis-trainer-")
         secret = bytes.fromhex(key) if key else secrets.token_bytes(32)
         self._address = address or str(Path(self._scratch.name) / "orders")
         self._log = log or Path(self._scratch.name) / "log"
-        self._listener = Listener(place(self._address), authkey=secret)
+        try:
+            self._door = Door(self._address, secret)
+        except ConfigError:
+            self._scratch.cleanup()
+            raise
         self.environment = {ADDRESS: self._address, KEY: secret.hex(), WAIT: f"{wait_s:g}"}
         self._group: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
+        self.size = 0
         if count:
             self._start(count)
             self.wait()
@@ -105,28 +109,19 @@ class TrainerProcesses:
 
     def wait(self) -> None:
         """Until the group has joined and loaded its model. Raises `AskesisError` if that takes longer than it may."""
-        taken: list[Connection[Any, Any]] = []
-
-        def accept() -> None:
-            while not (taken or self._closed):
-                with contextlib.suppress(OSError, EOFError, AuthenticationError):  # of somebody who is not meant
-                    taken.append(self._listener.accept())
-
-        waiting = threading.Thread(target=accept, daemon=True)
-        waiting.start()
         until = time.monotonic() + self._timeout_s
-        while not taken:
-            waiting.join(0.1)
-            if self._group is not None and self._group.poll() is not None:
-                raise self._ended("before it began")
-            if not taken and time.monotonic() > until:
-                self.close()
-                words = "" if self._words is None else f"; its last words:\n{self._words()}"
-                raise AskesisError(f"no group of trainers came to {self._address} within {self._timeout_s:g} s{words}")
-        self._link = Link(taken[0], silent_s=self._silent_s)
         try:
-            self._order("build", self._spec)
-        except AskesisError:
+            while (taken := self._door.come(0.1)) is None:
+                if self._group is not None and self._group.poll() is not None:
+                    raise self._ended("before it began")
+                if time.monotonic() > until:
+                    words = "" if self._words is None else f"; its last words:\n{self._words()}"
+                    raise AskesisError(
+                        f"no group of trainers came to {self._address} within {self._timeout_s:g} s{words}"
+                    )
+            self._link = Link(taken, silent_s=self._silent_s)
+            self.size = self._order("build", self._spec)
+        except BaseException:
             self.close()
             raise
 
@@ -161,16 +156,18 @@ class TrainerProcesses:
             raise CheckpointError("the trainers' weights are those of another model")
         with self._asking("weights") as link, torch.no_grad():
             link.send(("weights", (), {}))
-            for name, (shape, dtype) in there.items():
-                here = torch.empty(shape, dtype=dtype)
-                link.receive_tensor(here)
-                wanted[name].copy_(here)
-            link.receive(look=self._look)
+            error, _ = link.receive(look=self._look)
+            if error is None:
+                for name, (shape, dtype) in there.items():
+                    here = torch.empty(shape, dtype=dtype)
+                    link.receive_tensor(here, look=self._look)
+                    wanted[name].copy_(here)
+                error, _ = link.receive(look=self._look)
+        _demand(error)
 
     def close(self) -> None:
         """End the group that was started here; one that others started ends by itself."""
-        self._closed = True
-        for one in (self._link, self._listener):
+        for one in (self._link, self._door):
             if one is not None:
                 one.close()
         self._link = None
@@ -196,13 +193,12 @@ class TrainerProcesses:
         with self._asking(order) as link:
             link.send((order, given, named))
             error, result = link.receive(look=self._look)
-        if error is not None:
-            raise (CheckpointError if error.startswith("CheckpointError") else AskesisError)(f"trainers: {error}")
+        _demand(error)
         return result
 
     @contextlib.contextmanager
     def _asking(self, order: str) -> Iterator[Link]:
-        """The connection. Where it fails, the group has ended, and why is said."""
+        """The connection. Where it fails, or waiting is cut short, the group ends, and why is said."""
         if self._link is None:
             raise AskesisError("the group of trainers has ended")
         try:
@@ -213,6 +209,10 @@ class TrainerProcesses:
         except (EOFError, OSError) as gone:
             self._hangs = isinstance(gone, BlockingIOError)  # it takes nothing
             raise self._ended(f"at {order!r}") from gone
+        except BaseException:  # an answer may come that nobody waits for, and would be taken for the next order's
+            self._hangs = True  # it may be long at what it was ordered
+            self.close()
+            raise
 
     def _look(self) -> None:
         """Raise `EOFError` where a process has ended and the first does not know of it."""
@@ -230,7 +230,7 @@ class TrainerProcesses:
         return AskesisError(f"the group of trainers ended {when}; its last words:\n{said}")
 
 
-def place(address: str) -> str | tuple[str, int]:
-    """Where to listen or connect to: a path, or HOST:PORT."""
-    host, colon, port = address.rpartition(":")
-    return (host, int(port)) if colon and port.isdecimal() and "/" not in address else address
+def _demand(error: str | None) -> None:
+    """Raise what the group says of an order."""
+    if error is not None:
+        raise (CheckpointError if error.startswith("CheckpointError") else AskesisError)(f"trainers: {error}")

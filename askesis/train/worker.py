@@ -8,20 +8,23 @@ here, as with every pickle: the key is a secret, and the network between them tr
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 import traceback
 from contextlib import nullcontext
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
 import torch
 
 from askesis.train.distributed import Group, ShardedTrainer, full_weights, join, load_sharded
+from askesis.train.door import place
 from askesis.train.link import Link, Silence
 from askesis.train.optimisers import Optimisers
-from askesis.train.processes import ADDRESS, KEY, WAIT, TrainerSpec, place
+from askesis.train.processes import ADDRESS, KEY, WAIT, TrainerSpec
 from askesis.types import AskesisError
 
 _PATIENCE_S = 600.0  # that who gives orders has to take what was asked for
@@ -54,23 +57,32 @@ class Worker:
         raise AskesisError(f"a trainer's process was ordered to {order!r}, which it does not know")
 
     def _weights(self) -> None:
-        """All of them, one after the other, to who asked."""
-        for _, tensor in full_weights(self._model, self._group):
-            if self._link is not None:
-                self._link.send_tensor(tensor)
+        """All of them, one after the other, to who asked, and before the first that there is no error."""
+        begun = False
+        try:
+            for _, tensor in full_weights(self._model, self._group):
+                if self._link is not None:
+                    if not begun:
+                        self._link.send((None, None))
+                    self._link.send_tensor(tensor)
+                begun = True
+        except AskesisError as error:
+            if begun:  # an answer now would be taken for numbers: the group ends instead
+                raise RuntimeError("a weight that could not be sent") from error
+            raise
 
 
 def main() -> None:
     """Until who gives orders is gone."""
     if missing := [name for name in (ADDRESS, KEY) if name not in os.environ]:
         raise SystemExit(f"askesis.train.worker: {' and '.join(missing)} not set; a TrainerProcesses says to what")
+    key, wait_s = _told()
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    wait_s = float(os.environ.get(WAIT, "1800"))
     group = join(timeout_s=wait_s)
     link: Link | None = None
     if group.rank == 0:
-        link = Link(_called(os.environ[ADDRESS], bytes.fromhex(os.environ[KEY]), wait_s), silent_s=_PATIENCE_S)
+        link = Link(_called(os.environ[ADDRESS], key, wait_s), silent_s=_PATIENCE_S)
     worker: Worker | None = None
     while True:
         asked = _next(link, wait_s / 4)
@@ -84,7 +96,7 @@ def main() -> None:
             order, given, named = asked
             try:
                 if worker is None:
-                    worker = Worker(group, link, *given)
+                    worker, result = Worker(group, link, *given), group.size
                 else:
                     result = worker.obey(order, *given, **named)
             except AskesisError as wrong:
@@ -100,15 +112,43 @@ def main() -> None:
     group.leave()
 
 
+def _told() -> tuple[bytes, float]:
+    """The key, and for how many seconds a process waits for the others."""
+    try:
+        key = bytes.fromhex(os.environ[KEY])
+    except ValueError:  # without what it is: a secret
+        sys.exit(f"askesis.train.worker: {KEY} is not made of pairs of hexadecimal digits; give it the run's")
+    said = os.environ.get(WAIT, "1800")
+    try:
+        wait_s = float(said)
+    except ValueError:
+        wait_s = math.nan
+    if not 0 < wait_s < math.inf:
+        sys.exit(f"askesis.train.worker: {WAIT} is {said!r}; expected a number of seconds above 0, or unset it")
+    return key, wait_s
+
+
 def _called(address: str, key: bytes, within: float) -> Connection[Any, Any]:
     """Who gives orders, who may not be there yet: a run comes to its trainer when it has samples."""
     until = time.monotonic() + within / 2  # for as long as the others wait for what is said then
     while True:
         try:
             return Client(place(address), authkey=key)
-        except ConnectionError:
+        except AuthenticationError:
+            sys.exit(f"askesis.train.worker: the run at {address} has another key; set {KEY} to the same in both")
+        except (EOFError, AssertionError):
+            sys.exit(
+                f"askesis.train.worker: what listens at {address} hung up or is no run; see that {ADDRESS} is the "
+                "run's train.address and that the run goes on, and start the trainers again"
+            )
+        except (ValueError, OverflowError) as error:
+            sys.exit(f"askesis.train.worker: {ADDRESS} is {address!r}; expected HOST:PORT or a socket's path ({error})")
+        except OSError as error:  # nobody yet, no way there yet, a name that nobody knows yet
             if time.monotonic() > until:
-                sys.exit(f"askesis.train.worker: nobody gives orders at {address}, for {within / 2:g} s")
+                sys.exit(
+                    f"askesis.train.worker: nobody gives orders at {address}, for {within / 2:g} s ({error}); see that "
+                    f"the run is there and {ADDRESS} is its train.address"
+                )
             time.sleep(1.0)
 
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from toy_env import TOY
 
 import askesis
-from askesis.loop import RunFolder, find_run, load_recipe
+from askesis.loop import RunFolder, find_run, load_recipe, shared
+from askesis.models import load_checkpoint
 from askesis.rollout import TraceStore
-from askesis.types import ConfigError
+from askesis.types import ConfigError, StallError, TrainerError
 
 
 def recipe(toy_model, folder, **train):
@@ -179,7 +180,82 @@ def test_what_does_not_go_together_is_refused(toy_model, tmp_path):
         load_recipe(recipe(toy_model, tmp_path, processes=2, lora={"rank": 4}))
     with pytest.raises(ConfigError, match="not HOST:PORT"):
         load_recipe(recipe(toy_model, tmp_path, processes=2, address="here"))
+    with pytest.raises(ConfigError, match="a port from 1 to 65535"):
+        load_recipe(recipe(toy_model, tmp_path, processes=2, address="127.0.0.1:70000"))
     with pytest.raises(ConfigError, match=r"no use without train\.processes"):
         load_recipe(recipe(toy_model, tmp_path, address="127.0.0.1:1"))
     with pytest.raises(ConfigError, match="ASKESIS_TRAINER_KEY"):
         askesis.dry_run(recipe(toy_model, tmp_path, processes=2, address="127.0.0.1:1"))
+
+
+class Group:
+    """In place of a group of processes. fails: what its step raises."""
+
+    def __init__(self, size=2, fails=None):
+        self.size, self._fails, self.orders, self.places = size, fails, [], []
+
+    def step(self, samples, **_):
+        self.orders.append("step")
+        if self._fails is not None:
+            raise self._fails
+        return {}
+
+    def save(self, folder):
+        self.places.append(folder)
+
+    def load(self, folder):
+        self.places.append(folder)
+
+    def wait(self):
+        self.orders.append("wait")
+
+    def close(self):
+        self.orders.append("close")
+
+
+@pytest.mark.parametrize("fails", [StallError("stalled"), RuntimeError("torn")])
+def test_a_step_that_a_group_was_told_to_make_is_not_made_again(fails, toy_model, tmp_path, monkeypatch):
+    """What came of it is not known here: the weights here are those from before it in any case."""
+    group = Group(fails=fails)
+    monkeypatch.setattr(shared, "_begin_here", lambda spec, count: group)
+    with pytest.raises(TrainerError, match="may have changed the weights already"):
+        askesis.train(recipe(toy_model, tmp_path, processes=2), display=False)
+    assert group.orders == ["step", "close"]
+
+
+def test_a_group_is_told_whole_paths(toy_model, tmp_path, monkeypatch):
+    """Its processes may have been started in another folder."""
+    monkeypatch.chdir(tmp_path)
+    group = Group()
+
+    def begin(spec, count):
+        group.places += [spec.checkpoint, spec.teacher]
+        return group
+
+    model = load_checkpoint(toy_model)[0]
+    made = shared.SharedTrainer(
+        model,
+        count=2,
+        loss=max,
+        optimisers={},
+        settings={},
+        teacher=True,
+        begin=begin,
+        scratch=".",
+    )
+    made.save(Path("runs/state"))
+    made.load(Path("runs/state"))
+    made.close()
+    assert len(group.places) == 4
+    assert all(place.is_absolute() and tmp_path in place.parents for place in group.places)
+
+
+def test_a_group_of_another_size_is_refused(monkeypatch):
+    monkeypatch.setenv("ASKESIS_TRAINER_KEY", "ab" * 32)
+    group = Group(size=3)
+    monkeypatch.setattr(shared, "TrainerProcesses", lambda *_, **__: group)
+    begin = shared.awaited("127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"train\.processes is 4, but the group that came .* has 3"):
+        begin(None, 4)
+    assert group.orders == ["wait", "close"]
+    assert begin(None, 3) is group

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from multiprocessing import AuthenticationError
+from multiprocessing import AuthenticationError, Pipe
 from multiprocessing.connection import Client
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,10 @@ import torch
 from train_doubles import sample, small_mixture, small_model
 
 from askesis.models import save_checkpoint
-from askesis.train import POLICY_LOSSES, Optimisers, Trainer
-from askesis.train.processes import TrainerProcesses, TrainerSpec, place
-from askesis.types import AskesisError, CheckpointError
+from askesis.train import POLICY_LOSSES, Optimisers, Trainer, door, link, worker
+from askesis.train.door import place
+from askesis.train.processes import TrainerProcesses, TrainerSpec
+from askesis.types import AskesisError, CheckpointError, ConfigError, StallError
 
 DAPO = functools.partial(POLICY_LOSSES["dapo"], low=0.2, high=0.28, kl=0.1)
 MADE = {
@@ -277,3 +279,141 @@ def test_others_may_start_the_group(tmp_path):
         many.wait()
         check_steps(one, many, first=0, count=2)
     assert started.wait(30) == 0
+
+
+class Stand:
+    """In place of a group: its first process, over a real connection, in a thread. answers: to each order, in turn."""
+
+    def __init__(self, many, answers):
+        self.orders, self._many, self._answers = [], many, answers
+        self._thread = threading.Thread(target=self._obey, daemon=True)
+        self._thread.start()
+
+    def _obey(self):
+        environment = self._many.environment
+        key = bytes.fromhex(environment["ASKESIS_TRAINER_KEY"])
+        called = Client(place(environment["ASKESIS_TRAINER"]), authkey=key)
+        with called as connection, contextlib.suppress(EOFError, OSError):
+            for answer in self._answers:
+                self.orders.append(pickle.loads(connection.recv_bytes())[0])
+                if answer is not None:
+                    connection.send_bytes(pickle.dumps(answer))
+            connection.recv_bytes()
+
+    def gone(self):
+        self._thread.join(20)
+        return not self._thread.is_alive()
+
+
+def waits(tmp_path, **more):
+    address = f"127.0.0.1:{free_port()}"
+    return TrainerProcesses(spec(tmp_path, small_model(1), MADE["adamw"]), address=address, **more)
+
+
+def test_an_order_that_is_cut_short_ends_the_group(tmp_path):
+    """Else its answer, which comes yet, would be taken for the next order's."""
+    stalls = []
+
+    def lost():
+        if stalls:
+            raise StallError("stalled")
+        return False
+
+    with waits(tmp_path, lost=lost) as many:
+        stand = Stand(many, [(None, 3), None])
+        many.wait()
+        assert many.size == 3
+        stalls.append(True)
+        with pytest.raises(StallError):
+            many.step(samples(0))
+        assert stand.gone()
+        with pytest.raises(AskesisError, match="has ended"):
+            many.step(samples(0))
+        assert stand.orders == ["build", "step"]
+
+
+def test_weights_that_do_not_come_are_an_error_and_the_next_order_gets_its_own_answer(tmp_path):
+    model = small_model(1)
+    there = {name: (tuple(one.shape), one.dtype) for name, one in model.named_parameters()}
+    with waits(tmp_path) as many:
+        Stand(many, [(None, 1), (None, there), ("CheckpointError: no such weight", None), (None, {"loss": 2.0})])
+        many.wait()
+        with pytest.raises(CheckpointError, match="no such weight"):
+            many.refresh(model)
+        assert many.step(samples(0)) == {"loss": 2.0}
+
+
+def test_whoever_knocks_and_says_nothing_keeps_nobody_out(tmp_path):
+    with waits(tmp_path, timeout_s=8.0) as many, contextlib.ExitStack() as silent:
+        where = place(many.environment["ASKESIS_TRAINER"])
+        for _ in range(3):
+            silent.enter_context(socket.create_connection(where))
+        garbage = silent.enter_context(socket.create_connection(where))
+        garbage.sendall(b"\0\0\0\5hello")
+        Stand(many, [(None, 1)])
+        many.wait()
+        assert many.size == 1
+
+
+def test_a_door_that_fails_for_good_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "_LOOK_S", 0.01)
+    with waits(tmp_path) as many:
+        many._door._socket.shutdown(socket.SHUT_RDWR)  # accept fails from now on
+        with pytest.raises(AskesisError, match="nobody can come to 127"):
+            many.wait()
+
+
+def test_an_address_where_nobody_can_listen_is_refused(tmp_path):
+    made = spec(tmp_path, small_model(1), MADE["adamw"])
+    with waits(tmp_path) as many:
+        for taken in (many.environment["ASKESIS_TRAINER"], "127.0.0.1:70000", "192.0.2.1:9", "no.such.host.invalid:9"):
+            with pytest.raises(ConfigError, match=r"cannot wait for its trainers at .*Expected HOST:PORT"):
+                TrainerProcesses(made, address=taken)
+
+
+def test_a_sign_of_life_that_fails_is_told_by_the_next_message(monkeypatch):
+    """It may have been cut in the middle: nothing may follow it."""
+    monkeypatch.setattr(link, "_BEAT_S", 0.01)
+    here, there = Pipe()
+    with there, contextlib.closing(link.Link(here, silent_s=5.0)) as one:
+        sent = threading.Event()
+
+        def cut(data):
+            sent.set()
+            raise BlockingIOError("cut")
+
+        monkeypatch.setattr(one, "_connection", SimpleNamespace(send_bytes=cut, close=here.close))
+        with one.alive():
+            assert sent.wait(10)
+        monkeypatch.setattr(one, "_connection", here)
+        with pytest.raises(BlockingIOError, match="cut"):
+            one.send("an answer")
+        assert not there.poll(0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"ASKESIS_TRAINER_KEY": "no hex"}, "pairs of hexadecimal digits"),
+        ({"ASKESIS_TRAINER_WAIT_S": "10 minutes"}, "expected a number of seconds"),
+    ],
+)
+def test_a_trainer_that_is_told_nonsense_says_what_to_do(wrong, said, monkeypatch):
+    for name, value in ({"ASKESIS_TRAINER": "here:1", "ASKESIS_TRAINER_KEY": "ab" * 32} | wrong).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=said):
+        worker.main()
+
+
+def test_a_trainer_calls_until_its_wait_is_over(monkeypatch):
+    """Whatever keeps it from the run, except for what time does not mend."""
+    said = [TimeoutError(), OSError(113, "no route"), socket.gaierror("who?"), AuthenticationError("digest")]
+    monkeypatch.setattr(worker, "Client", lambda *_, **__: (_ for _ in ()).throw(said.pop(0)))
+    monkeypatch.setattr(worker.time, "sleep", lambda _: None)
+    with pytest.raises(SystemExit, match="has another key"):
+        worker._called("10.0.0.1:1", b"key", 100.0)
+    assert not said
+    for error, why in ((EOFError(), "is no run"), (TimeoutError("slow"), r"nobody gives orders at .*\(slow\)")):
+        said.append(error)
+        with pytest.raises(SystemExit, match=why):
+            worker._called("10.0.0.1:1", b"key", 0.0)
