@@ -149,6 +149,7 @@ async def test_edits_are_unique_and_lead_from_one_text_to_the_other():
 # -- making ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 async def test_made_again_and_interrupted_the_tasks_are_the_same(tmp_path):
     """The tasks beside this file are what comes of the project; a run that was cut off goes on where it was."""
     project = read_project(write_project(tmp_path / "basket"), name="basket")
@@ -200,6 +201,7 @@ async def test_what_the_tasks_promise():
     assert len({fault["kind"] for task in kept.tasks for fault in task["faults"]}) >= 6
 
 
+@pytest.mark.full
 async def test_what_only_a_visible_test_asks_is_not_kept_back(tmp_path):
     """Who looks up what it wants to see would be paid."""
     (tmp_path / "lengths.py").write_text(
@@ -560,6 +562,7 @@ async def test_tasks_follow_from_split_seed_and_options(env):
     assert kinds and kinds <= {"comparison", "negation"}
 
 
+@pytest.mark.full
 def test_make_repair_on_the_command_line(tmp_path):
     write_project(tmp_path / "basket")
     command = [sys.executable, "-m", "askesis", "envs", "make-repair", str(tmp_path / "basket")]

@@ -175,6 +175,7 @@ async def test_links_between_pages_are_followed(tmp_path, link):
     await env.close()
 
 
+@pytest.mark.full
 async def test_an_installed_package_is_asked_about_and_never_imported():
     env = load_env("research", corpus="package:networkx")
     for split in ("train", "heldout"):

@@ -196,7 +196,7 @@ def test_the_bodies_that_are_spoiled_are_in_order(http, path):
 def test_spoiled_in_one_place(http, path):
     body = BODIES[path]
 
-    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(places(body)), st.sampled_from(["replace", "replace", "remove", "add", "twice"]), JSON)
     def spoil(where, how, new):
         answered(http.post(path, content=json.dumps(changed(body, where, how, new)).encode()))
